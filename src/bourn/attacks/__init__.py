@@ -1,0 +1,1 @@
+"""Attacks: they propose counterexamples, which are always replayed."""

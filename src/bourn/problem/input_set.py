@@ -1,0 +1,151 @@
+"""Input sets: where the network's input may lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bourn.errors import EmptyInputSetError, UsageError
+from bourn.interval import Interval
+from bourn.rounding import TINY, UNIT, gamma
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """A batch of B boxes: ``interval`` of shape (B, *shape); entries may be infinite.
+
+    ``inner``, where given, is the box rounded inward instead of outward: a float64 point lies in the box
+    *as written* (in decimals) exactly if it lies in ``inner``, whose ends may cross where no float64 does.
+    """
+
+    interval: Interval
+    inner: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def batch(self) -> int:
+        return self.interval.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.interval.shape[1:])
+
+    @property
+    def lower(self) -> Tensor:
+        return self.interval.lower
+
+    @property
+    def upper(self) -> Tensor:
+        return self.interval.upper
+
+    def minimise_linear(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Minimum over the box of rows . x, for rows (B or 1, M, *shape), and a bound of its rounding error: (B, M) each.
+
+        Exact up to that error.  Where a row needs an infinite end the minimum is -inf.
+        """
+        flat = rows.flatten(2)
+        lower, upper = self.lower.flatten(1), self.upper.flatten(1)
+        terms = flat.shape[2]
+        magnitude = self.interval.magnitude.flatten(1)
+        if bool(torch.isfinite(magnitude).all()):
+            center, radius = self.interval.center.flatten(1), self.interval.radius.flatten(1)
+            size = flat.abs()
+            value = _dot(flat, center) - _dot(size, radius)
+            # The center-radius form adds one rounding and sums terms of at most |row| (|center| + radius).
+            error = (gamma(terms + 4) + 8 * UNIT) * _dot(size, center.abs() + radius) + TINY * (1 + terms)
+            return value, error
+        positive, negative = flat.clamp(min=0), flat.clamp(max=0)
+        products = torch.where(positive > 0, positive * lower[:, None], 0.0) + torch.where(negative < 0, negative * upper[:, None], 0.0)
+        return products.sum(2), gamma(terms + 4) * products.abs().sum(2) + TINY * (1 + terms)
+
+    def contains(self, x: Tensor) -> Tensor:
+        """Whether each x (B, *shape) lies in its box as written (B,)."""
+        lower, upper = self.inner if self.inner is not None else (self.lower, self.upper)
+        return ((x >= lower) & (x <= upper)).flatten(1).all(1)
+
+    def project(self, x: Tensor) -> Tensor:
+        """The nearest point of the box."""
+        return x.clamp(self.lower, self.upper)
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """``count`` points (B, count, *shape), uniform; an infinite side is cut at 1e3 from its other end or 0."""
+        lower, upper = self.finite()
+        u = torch.rand(self.batch, count, *self.shape, dtype=torch.float64, generator=generator).to(lower.device)
+        return (lower[:, None] + u * (upper - lower)[:, None]).clamp(lower[:, None], upper[:, None])
+
+    def finite(self, reach: float = 1e3) -> tuple[Tensor, Tensor]:
+        """The ends, an infinite one replaced by one ``reach`` from the other or from 0: a bounded subset."""
+        lower = torch.where(torch.isinf(self.lower), torch.where(torch.isinf(self.upper), -reach, self.upper - reach), self.lower)
+        upper = torch.where(torch.isinf(self.upper), torch.where(torch.isinf(self.lower), reach, self.lower + reach), self.upper)
+        return lower, upper
+
+    def __getitem__(self, index: slice) -> Box:
+        inner = None if self.inner is None else (self.inner[0][index], self.inner[1][index])
+        return Box(Interval(self.lower[index], self.upper[index]), inner)
+
+    def to(self, device: torch.device | str) -> Box:
+        inner = None if self.inner is None else (self.inner[0].to(device), self.inner[1].to(device))
+        return Box(self.interval.to(device), inner)
+
+    def __repr__(self) -> str:
+        return f"Box(batch={self.batch}, shape={self.shape})"
+
+
+def _dot(rows: Tensor, x: Tensor) -> Tensor:
+    """rows (B or 1, M, n) . x (B, n) -> (B, M)."""
+    if rows.shape[0] == 1:
+        return x @ rows[0].T
+    return torch.bmm(rows, x[:, :, None])[:, :, 0]
+
+
+def _tensor(values: object, what: str) -> Tensor:
+    tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    tensor = tensor.detach().to(torch.float64)
+    if bool(tensor.isnan().any()):
+        raise UsageError(f"{what} holds NaN")
+    return tensor
+
+
+def box(lower: object, upper: object) -> Box:
+    """The box lower <= x <= upper, for arrays of shape (B, *shape), the batch included.
+
+    Raises :class:`EmptyInputSetError` where a lower end is above its upper end, :class:`UsageError` for NaN
+    or shapes that differ.
+    """
+    low, high = _tensor(lower, "the lower bound"), _tensor(upper, "the upper bound")
+    if low.shape != high.shape or low.dim() < 1:
+        raise UsageError(f"the lower bound has shape {tuple(low.shape)}, the upper {tuple(high.shape)}; both need (B, *shape)")
+    crossed = low > high
+    if bool(crossed.any()):
+        where = tuple(int(i) for i in torch.nonzero(crossed)[0])
+        raise EmptyInputSetError(
+            f"the input set is empty: lower bound {low[where].item()} above upper bound {high[where].item()} at index {where}"
+        )
+    return Box(Interval(low, high))
+
+
+def linf_ball(center: object, radius: float, *, clip: Sequence[float] | None = None) -> Box:
+    """The ball of all x with |x_i - center_i| <= radius, for centers (B, *shape), rounded outward.
+
+    ``clip``: the two ends of an interval that every entry must also lie in, such as (0, 1).  Raises
+    :class:`UsageError` for a radius that is negative or not finite, :class:`EmptyInputSetError` if the
+    intersection is empty.
+    """
+    c = _tensor(center, "the center")
+    if not (0 <= radius < float("inf")):
+        raise UsageError(f"the radius is {radius}; it must be at least 0 and finite")
+    low, high = _subtract_down(c, radius), -_subtract_down(-c, radius)
+    if clip is not None:
+        low, high = low.clamp(min=float(clip[0])), high.clamp(max=float(clip[1]))
+    return box(low, high)
+
+
+def _subtract_down(c: Tensor, r: float) -> Tensor:
+    """c - r rounded down: the rounding error of a difference is itself a float64 (Knuth's TwoSum)."""
+    difference = c - r
+    back = difference - c
+    error = (c - (difference - back)) + (-r - back)
+    return torch.where(error < 0, torch.nextafter(difference, difference.new_tensor(-torch.inf)), difference)

@@ -1,0 +1,143 @@
+"""Questions and problems: what is asked, and of which network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from bourn.errors import SpecificationError
+from bourn.network.graph import Graph
+from bourn.problem.input_set import Box
+from bourn.problem.specification import Conjunction, Row, Specification
+from bourn.rounding import float_below
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """One box (flat, batch 1: (1, n)) and the counterexamples sought in it."""
+
+    box: Box
+    specification: Specification
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A declared tensor of the question: ``kind`` is "input" or "output"."""
+
+    name: str
+    kind: str
+    element_type: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """The property fails if any case has a counterexample.
+
+    ``inputs`` and ``outputs`` are the numbers of flat entries; ``variables`` and ``version`` say how the
+    file declared them, for writing witnesses in its own form.
+    """
+
+    cases: tuple[Case, ...]
+    inputs: int
+    outputs: int
+    variables: tuple[Variable, ...] = ()
+    version: str = "1.0"
+    network_names: tuple[str, ...] = ()
+    source: str = ""
+
+    @property
+    def rows(self) -> int:
+        return sum(len(c.rows) for case in self.cases for c in case.specification.conjunctions)
+
+
+@dataclass(frozen=True, eq=False)
+class Objectives:
+    """M rows as arrays: value = outputs . y + inputs . x + constant, from below.
+
+    ``outputs`` (M, n_out), ``inputs`` (M, n_in) or None if all zero, ``constant`` (M,) rounded down;
+    ``inexact`` says whether a coefficient was rounded too (relative error of one unit roundoff).
+    """
+
+    outputs: Tensor
+    inputs: Tensor | None
+    constant: Tensor
+    inexact: bool = False
+
+    def __len__(self) -> int:
+        return len(self.constant)
+
+    @classmethod
+    def from_rows(cls, rows: list[Row] | tuple[Row, ...], inputs: int, outputs: int) -> Objectives:
+        """Rows to arrays; raises :class:`SpecificationError` for a coefficient beyond float64's range."""
+        y = torch.zeros(len(rows), outputs, dtype=torch.float64)
+        uses_x = any(row.inputs for row in rows)
+        x = torch.zeros(len(rows), inputs, dtype=torch.float64) if uses_x else None
+        constant = torch.tensor([float_below(row.constant) for row in rows], dtype=torch.float64)
+        inexact = False
+        for number, row in enumerate(rows):
+            for matrix, terms in ((y, row.outputs), (x, row.inputs)):
+                for index, coefficient in terms:
+                    try:
+                        value = float(coefficient)
+                    except OverflowError:
+                        raise SpecificationError(f"coefficient beyond the range of float64 in row {row}") from None
+                    assert matrix is not None
+                    matrix[number, index] = value
+                    inexact |= value != coefficient
+        return cls(y, x, constant, inexact)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One case asked of one network.
+
+    ``box`` has the network's input shape, (1, *input_shape).  Raises :class:`SpecificationError` where the
+    case does not fit the network.
+    """
+
+    network: Graph
+    box: Box
+    specification: Specification
+    rows: tuple[Row, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.box.shape != self.network.input_shape:
+            raise SpecificationError(
+                f"the input set has shape {self.box.shape}, the network's input {self.network.input_shape}"
+            )
+        self.specification.check_indices(math.prod(self.network.input_shape), math.prod(self.network.output_shape))
+        distinct = dict.fromkeys(row for c in self.specification.conjunctions for row in c.rows)
+        object.__setattr__(self, "rows", tuple(distinct))
+
+    @property
+    def conjunctions(self) -> tuple[Conjunction, ...]:
+        return self.specification.conjunctions
+
+    def objectives(self) -> Objectives:
+        """All distinct rows, in the order of :attr:`rows`."""
+        return Objectives.from_rows(self.rows, math.prod(self.network.input_shape), math.prod(self.network.output_shape))
+
+
+def problems(network: Graph, question: Question) -> list[Problem]:
+    """The question's cases as problems of ``network``; raises :class:`SpecificationError` where counts differ."""
+    inputs, outputs = math.prod(network.input_shape), math.prod(network.output_shape)
+    if question.inputs != inputs:
+        raise SpecificationError(f"the specification declares {question.inputs} inputs, but the network has {inputs}")
+    if question.outputs > outputs:
+        raise SpecificationError(f"the specification declares {question.outputs} outputs, but the network has {outputs}")
+    return [Problem(network, reshape_box(case.box, network.input_shape), case.specification) for case in question.cases]
+
+
+def reshape_box(box: Box, shape: tuple[int, ...]) -> Box:
+    """The same box with entries in another shape, (B, *shape)."""
+    from bourn.interval import Interval
+
+    def move(t: Tensor) -> Tensor:
+        return t.reshape(box.batch, *shape)
+
+    inner = None if box.inner is None else (move(box.inner[0]), move(box.inner[1]))
+    return Box(Interval(move(box.lower), move(box.upper)), inner)

@@ -1,0 +1,1 @@
+"""The relaxed convex program."""

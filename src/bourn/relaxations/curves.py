@@ -1,0 +1,121 @@
+"""Shared bases of functions of one variable."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from bourn.interval import Interval
+from bourn.relaxations.base import ElementWise, LineRule
+from bourn.rounding import UNIT, down, up
+
+
+class PiecewiseLinear(ElementWise):
+    """A continuous function of finitely many affine pieces.
+
+    A subclass states :attr:`knots` (ascending, exact) and :attr:`pieces`, one (slope, offset) more than
+    knots, which meet at the knots in exact arithmetic.  Envelopes, lines and stability follow, optimal
+    on every interval: a piecewise linear function's extremes over an interval, and those of its
+    difference to any line, lie at the interval's ends and the knots inside.
+    """
+
+    @property
+    def knots(self) -> tuple[float, ...]:
+        raise NotImplementedError
+
+    @property
+    def pieces(self) -> tuple[tuple[float, float], ...]:
+        raise NotImplementedError
+
+    @property
+    def split_points(self) -> tuple[float, ...]:
+        return self.knots
+
+    def _piece(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Slope and offset of the piece that holds ``z``, the right one at a knot."""
+        slope = torch.full_like(z, self.pieces[0][0])
+        offset = torch.full_like(z, self.pieces[0][1])
+        for knot, (s, o) in zip(self.knots, self.pieces[1:], strict=True):
+            right = z >= knot
+            slope = slope.masked_fill(right, s)
+            offset = offset.masked_fill(right, o)
+        return slope, offset
+
+    def _vertices(self, z: Interval) -> list[Tensor]:
+        """The interval's ends and, between them, the knots, moved to an end where they lie outside."""
+        inner = [z.lower.new_tensor(k).clamp(z.lower, z.upper) for k in self.knots]
+        return [z.lower, *inner, z.upper]
+
+    def _minus_line(self, vertex: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """sigma(vertex) - slope * vertex, and a bound of its rounding error (0 where the line is parallel)."""
+        piece_slope, piece_offset = self._piece(vertex)
+        product = ((piece_slope - slope) * vertex).masked_fill(piece_slope == slope, 0.0)
+        error = (4 * UNIT * (product.abs() + piece_offset.abs())).masked_fill(product == 0, 0.0)
+        return product + piece_offset, error
+
+    def range(self, *z: Interval) -> Interval:
+        zero = torch.zeros_like(z[0].lower)
+        low, high = self.offsets(z[0], zero, zero)
+        return Interval(low, high)
+
+    def stable(self, z: Interval) -> Tensor:
+        inside = torch.zeros_like(z.lower, dtype=torch.bool)
+        for knot, (left, right) in zip(self.knots, zip(self.pieces, self.pieces[1:], strict=False), strict=True):
+            if left != right:
+                inside |= (z.lower < knot) & (z.upper > knot)
+        return ~inside
+
+    def offsets(self, z: Interval, lower_slope: Tensor, upper_slope: Tensor) -> tuple[Tensor, Tensor]:
+        low = torch.full_like(z.lower, math.inf)
+        high = torch.full_like(z.lower, -math.inf)
+        for vertex in self._vertices(z):
+            difference, error = self._minus_line(vertex, lower_slope)
+            low = torch.minimum(low, down(difference - error).where(error > 0, difference))
+            if upper_slope is not lower_slope:
+                difference, error = self._minus_line(vertex, upper_slope)
+            high = torch.maximum(high, up(difference + error).where(error > 0, difference))
+        # An unbounded interval may have no line of this slope: inf - inf.
+        return low.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf), high.nan_to_num(
+            nan=math.inf, posinf=math.inf, neginf=-math.inf
+        )
+
+    def slopes(self, z: Interval, rule: LineRule) -> tuple[Tensor, Tensor]:
+        stable = self.stable(z)
+        own_slope, _ = self._piece(z.center)
+        # A point interval at a knot belongs to either piece; the center decides.
+        if rule is LineRule.PARALLEL:
+            chord = self._chord(z.lower, z.upper)
+            slope = torch.where(stable, own_slope, chord)
+            return slope, slope
+        lower, upper = self._envelope_edges(z)
+        return torch.where(stable, own_slope, lower), torch.where(stable, own_slope, upper)
+
+    def _value(self, z: Tensor) -> Tensor:
+        slope, offset = self._piece(z)
+        return torch.where(slope == 0, offset, slope * z + offset)
+
+    def _chord(self, left: Tensor, right: Tensor) -> Tensor:
+        """Slope of the chord, kept within the pieces' slopes; 0 where an end is infinite."""
+        slope = (self._value(right) - self._value(left)) / (right - left)
+        least, most = min(s for s, _ in self.pieces), max(s for s, _ in self.pieces)
+        return slope.nan_to_num(nan=0.0, posinf=most, neginf=least).clamp(least, most)
+
+    def _envelope_edges(self, z: Interval) -> tuple[Tensor, Tensor]:
+        """Slopes of the lower and upper envelope at the midpoint: of all chords across it, the lowest and highest."""
+        vertices = self._vertices(z)
+        middle = z.center
+        best_low = torch.full_like(middle, math.inf)
+        best_high = torch.full_like(middle, -math.inf)
+        low_slope = torch.zeros_like(middle)
+        high_slope = torch.zeros_like(middle)
+        for left, right in combinations(vertices, 2):
+            across = (left < right) & (left <= middle) & (middle <= right)
+            slope = self._chord(left, right)
+            height = self._value(left) + slope * (middle - left)
+            lower, higher = across & (height < best_low), across & (height > best_high)
+            best_low, low_slope = height.where(lower, best_low), slope.where(lower, low_slope)
+            best_high, high_slope = height.where(higher, best_high), slope.where(higher, high_slope)
+        return low_slope, high_slope
