@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from bourn.errors import EmptyInputSetError, UsageError
 from bourn.interval import Interval
-from bourn.rounding import TINY, UNIT, gamma
+from bourn.rounding import TINY, gamma
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,25 +42,35 @@ class Box:
     def upper(self) -> Tensor:
         return self.interval.upper
 
-    def minimise_linear(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Minimum over the box of rows . x, for rows (B or 1, M, *shape), and a bound of its rounding error: (B, M) each.
+    def extremes(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Minimum and maximum over the box of rows . x, and a bound of their rounding error: (B, M) each.
 
-        Exact up to that error.  Where a row needs an infinite end the minimum is -inf.
+        ``rows`` is (B or 1, M, *shape).  Exact up to that error.  Where a row needs an infinite end the
+        extreme is infinite too (or NaN, which the caller takes for "no bound").
         """
         flat = rows.flatten(2)
-        lower, upper = self.lower.flatten(1), self.upper.flatten(1)
         terms = flat.shape[2]
-        magnitude = self.interval.magnitude.flatten(1)
-        if bool(torch.isfinite(magnitude).all()):
+        if self._bounded:
             center, radius = self.interval.center.flatten(1), self.interval.radius.flatten(1)
-            size = flat.abs()
-            value = _dot(flat, center) - _dot(size, radius)
-            # The center-radius form adds one rounding and sums terms of at most |row| (|center| + radius).
-            error = (gamma(terms + 4) + 8 * UNIT) * _dot(size, center.abs() + radius) + TINY * (1 + terms)
-            return value, error
-        positive, negative = flat.clamp(min=0), flat.clamp(max=0)
-        products = torch.where(positive > 0, positive * lower[:, None], 0.0) + torch.where(negative < 0, negative * upper[:, None], 0.0)
-        return products.sum(2), gamma(terms + 4) * products.abs().sum(2) + TINY * (1 + terms)
+            middle = dot(flat, center[..., None])[..., 0]
+            sizes = dot(flat.abs(), torch.stack([radius, center.abs() + radius], dim=-1))
+            # The center-radius form rounds once more and sums terms of at most |row| (|center| + radius).
+            error = gamma(terms + 8) * sizes[..., 1] + TINY * (1 + terms)
+            return middle - sizes[..., 0], middle + sizes[..., 0], error
+        lower, upper = self.lower.flatten(1)[:, None], self.upper.flatten(1)[:, None]
+        low = torch.where(flat > 0, flat * lower, flat * upper).masked_fill(flat == 0, 0.0)
+        high = torch.where(flat > 0, flat * upper, flat * lower).masked_fill(flat == 0, 0.0)
+        error = gamma(terms + 8) * torch.maximum(low.abs().sum(2), high.abs().sum(2)) + TINY * (1 + terms)
+        return low.sum(2), high.sum(2), error
+
+    def minimise_linear(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Minimum over the box of rows . x and a bound of its rounding error, as in :meth:`extremes`."""
+        low, _, error = self.extremes(rows)
+        return low, error
+
+    @cached_property
+    def _bounded(self) -> bool:
+        return bool(torch.isfinite(self.interval.magnitude).all())
 
     def contains(self, x: Tensor) -> Tensor:
         """Whether each x (B, *shape) lies in its box as written (B,)."""
@@ -94,11 +105,11 @@ class Box:
         return f"Box(batch={self.batch}, shape={self.shape})"
 
 
-def _dot(rows: Tensor, x: Tensor) -> Tensor:
-    """rows (B or 1, M, n) . x (B, n) -> (B, M)."""
-    if rows.shape[0] == 1:
-        return x @ rows[0].T
-    return torch.bmm(rows, x[:, :, None])[:, :, 0]
+def dot(rows: Tensor, x: Tensor) -> Tensor:
+    """rows (B or 1, M, n) . x (B, n, K) -> (B, M, K); rows that all problems share make one matrix product."""
+    if len(rows) == 1 and len(x) > 1:
+        return (rows[0] @ x.permute(1, 0, 2).flatten(1)).unflatten(1, (x.shape[0], x.shape[2])).transpose(0, 1)
+    return torch.matmul(rows, x)
 
 
 def _tensor(values: object, what: str) -> Tensor:

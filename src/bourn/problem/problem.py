@@ -58,8 +58,8 @@ class Question:
 class Objectives:
     """M rows as arrays: value = outputs . y + inputs . x + constant, from below.
 
-    ``outputs`` (M, n_out), ``inputs`` (M, n_in) or None if all zero, ``constant`` (M,) rounded down;
-    ``inexact`` says whether a coefficient was rounded too (relative error of one unit roundoff).
+    ``outputs`` (B or 1, M, n_out), ``inputs`` (B or 1, M, n_in) or None if all zero, ``constant`` (B or 1, M)
+    rounded down; ``inexact`` says whether a coefficient was rounded too (relative error of one unit roundoff).
     """
 
     outputs: Tensor
@@ -68,7 +68,19 @@ class Objectives:
     inexact: bool = False
 
     def __len__(self) -> int:
-        return len(self.constant)
+        return self.constant.shape[-1]
+
+    def take(self, problems: slice) -> Objectives:
+        """The objectives of some problems; those shared by all stay as they are."""
+
+        def cut(t: Tensor) -> Tensor:
+            return t if len(t) == 1 else t[problems]
+
+        return Objectives(cut(self.outputs), None if self.inputs is None else cut(self.inputs), cut(self.constant), self.inexact)
+
+    def to(self, device: torch.device | str) -> Objectives:
+        inputs = None if self.inputs is None else self.inputs.to(device)
+        return Objectives(self.outputs.to(device), inputs, self.constant.to(device), self.inexact)
 
     @classmethod
     def from_rows(cls, rows: list[Row] | tuple[Row, ...], inputs: int, outputs: int) -> Objectives:
@@ -88,7 +100,7 @@ class Objectives:
                     assert matrix is not None
                     matrix[number, index] = value
                     inexact |= value != coefficient
-        return cls(y, x, constant, inexact)
+        return cls(y[None], None if x is None else x[None], constant[None], inexact)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +132,17 @@ class Problem:
     def objectives(self) -> Objectives:
         """All distinct rows, in the order of :attr:`rows`."""
         return Objectives.from_rows(self.rows, math.prod(self.network.input_shape), math.prod(self.network.output_shape))
+
+
+def label_margins(labels: Tensor, classes: int) -> Objectives:
+    """For labels (B,) the margins y_label - y_j over all j != label: B problems x (classes - 1) objectives."""
+    others = torch.arange(classes - 1, device=labels.device)[None] + (
+        torch.arange(classes - 1, device=labels.device)[None] >= labels[:, None]
+    )
+    outputs = torch.zeros(len(labels), classes - 1, classes, dtype=torch.float64, device=labels.device)
+    outputs.scatter_(2, others[..., None], -1.0)
+    outputs.scatter_(2, labels[:, None, None].expand(-1, classes - 1, 1), 1.0)
+    return Objectives(outputs, None, outputs.new_zeros(1, classes - 1))
 
 
 def problems(network: Graph, question: Question) -> list[Problem]:

@@ -1,0 +1,43 @@
+"""Deadline: the time that is left, handed down to everything that may take long."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+from bourn.errors import UsageError
+
+
+class OutOfTime(Exception):
+    """Raised by :meth:`Deadline.check`; caught where a partial answer can still be given."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A point in time, ``seconds`` from its making (None: never); what runs long calls :meth:`check`.
+
+    Raises :class:`UsageError` for seconds that are not positive.
+    """
+
+    seconds: float | None = None
+    _end: float = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and not self.seconds > 0:
+            raise UsageError(f"the timeout is {self.seconds:g} s; it must be above 0")
+        object.__setattr__(self, "_end", math.inf if self.seconds is None else time.monotonic() + self.seconds)
+
+    @property
+    def left(self) -> float:
+        """Seconds left, negative once the time is over."""
+        return self._end - time.monotonic()
+
+    def check(self) -> None:
+        """Raise :class:`OutOfTime` once the time is over."""
+        if self.left <= 0:
+            raise OutOfTime
+
+
+NEVER = Deadline()
+"""No limit."""

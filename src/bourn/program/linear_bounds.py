@@ -1,0 +1,135 @@
+"""Rows on the nodes of a relaxed program, carried backward to the input: back-substitution.
+
+A row Lambda on node v stands for Lambda . x_v.  Through an affine node it becomes A^T Lambda; through a
+nonlinear one its positive part takes the lower line and its negative part the upper line; at the input
+it is minimised over the input set.  Every choice of rows is a valid dual point, so the rows computed in
+floating point need no correction themselves: only the identity Lambda . (A x + b) = (A^T Lambda) . x +
+Lambda . b, which holds up to gamma |Lambda| . (|A| |x| + |b|), does.  That error is added up and taken off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bourn.network.affine import Affine
+from bourn.network.graph import Input
+from bourn.problem.input_set import dot
+from bourn.program.relaxed import RelaxedProgram
+from bourn.relaxations.base import Lines
+from bourn.rounding import TINY, UNIT, down, gamma, up
+
+
+@dataclass(eq=False)
+class _Sums:
+    """What the rows have collected so far, (B or 1, M) each: constants of both sides and the error of both."""
+
+    lower: Tensor
+    upper: Tensor
+    error: Tensor
+
+    def add(self, lower: Tensor, upper: Tensor, error: Tensor) -> None:
+        self.lower = self.lower + lower
+        self.upper = self.upper + upper
+        # The two additions above round once each.
+        self.error = self.error + error + 2 * UNIT * torch.maximum(self.lower.abs(), self.upper.abs())
+
+
+def back_substitute(program: RelaxedProgram, rows: dict[int, Tensor], constant: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds (B, M) of sum over nodes v of rows[v] . x_v, plus ``constant`` (B or 1, M).
+
+    ``rows[v]`` is (B or 1, M, *shape of v).  Both bounds hold in exact arithmetic for the network as
+    stored; -inf or +inf where no bound was found.  The upper bound is of the lower bound's quality only
+    if all lines are parallel; otherwise it is +inf, and the caller negates its rows for it.
+    """
+    pending = dict(rows)
+    parallel = all(program.lines[v].parallel for v in _nonlinear_ancestors(program, pending))
+    sums = _Sums(constant, constant, torch.zeros_like(constant))
+    for number in range(max(pending), -1, -1):
+        row = pending.pop(number, None)
+        if row is None:
+            continue
+        node = program.graph.nodes[number]
+        if isinstance(node.operation, Input):
+            low, high, error = program.box.extremes(row)
+            sums.add(low, high, error + 4 * UNIT * torch.maximum(low.abs(), high.abs()))
+        elif isinstance(node.operation, Affine):
+            parts = _through_affine(node.operation, row, program.magnitudes[number], sums)
+            for argument, part in zip(node.inputs, parts, strict=True):
+                _accumulate(program, pending, argument, part, sums)
+        else:
+            part = _through_lines(program.lines[number], row, sums)
+            _accumulate(program, pending, node.inputs[0], part, sums)
+    error = sums.error * (1 + 2.0**-20)
+    lower = down(sums.lower - error)
+    upper = up(sums.upper + error) if parallel else torch.full_like(lower, torch.inf)
+    batch = program.batch
+    return lower.expand(batch, -1), upper.expand(batch, -1)
+
+
+def _nonlinear_ancestors(program: RelaxedProgram, nodes: Iterable[int]) -> list[int]:
+    ancestors = {v for node in nodes for v in program.graph.ancestors(node)}
+    return [v for v in program.graph.nonlinear if v in ancestors]
+
+
+def _accumulate(program: RelaxedProgram, pending: dict[int, Tensor], node: int, row: Tensor, sums: _Sums) -> None:
+    """Add a row to what other readers of the node have left there."""
+    if node in pending:
+        row = pending[node] + row
+        sums.error = sums.error + UNIT * _dot(row.abs(), program.magnitudes[node])
+    pending[node] = row
+
+
+def _through_affine(operation: Affine, row: Tensor, magnitude: Tensor, sums: _Sums) -> tuple[Tensor, ...]:
+    """A^T row for every input; the bias and the rounding error go to ``sums``."""
+    batch, count = row.shape[:2]
+    terms = operation.transpose_terms
+    relative = operation.weight_error + (gamma(terms + 4) if terms else 0.0)
+    if operation.bias is not None:
+        relative += gamma(row[0, 0].numel() + 2)
+    if relative:
+        # The +4 above covers the rounding of the row itself where it came through a nonlinear node.
+        error = relative * _dot(row.abs(), magnitude) + TINY * (1 + terms) * (1 + magnitude.flatten(1).sum(1)[:, None])
+        if operation.bias_error is not None:
+            error = error + _dot(row.abs(), operation.bias_error.expand(1, *operation.out_shape))
+        bias = torch.zeros_like(error) if operation.bias is None else _dot(row, operation.bias.expand(1, *operation.out_shape))
+        sums.add(bias, bias, error)
+    parts = operation.transpose(row.reshape(batch * count, *row.shape[2:]))
+    return tuple(part.reshape(batch, count, *part.shape[1:]) for part in parts)
+
+
+def _through_lines(lines: Lines, row: Tensor, sums: _Sums) -> Tensor:
+    """The row on the pre-activation; the lines' offsets go to ``sums``."""
+    terms = row[0, 0].numel()
+    positive = row.clamp(min=0)
+    negative = row - positive
+    if lines.parallel:
+        offsets = torch.stack([lines.lower_offset, lines.upper_offset], dim=1)
+        below, above = _dot_many(positive, offsets), _dot_many(negative, offsets)
+        lower, upper = below[..., 0] + above[..., 1], below[..., 1] + above[..., 0]
+        part = row * lines.lower_slope[:, None]
+    else:
+        lower = _dot(negative, lines.upper_offset)
+        if lines.lower_offset.any():
+            lower = lower + _dot(positive, lines.lower_offset)
+        upper = torch.zeros_like(lower)
+        part = torch.addcmul(positive * lines.lower_slope[:, None], negative, lines.upper_slope[:, None])
+    if bool((lines.lower_offset > 0).any()) or bool((lines.upper_offset < 0).any()):
+        size = _dot(row.abs(), lines.lower_offset.abs() + lines.upper_offset.abs())
+    else:  # all products of one side have one sign, so their sum's size is the sum of their sizes
+        size = torch.maximum(lower.abs(), upper.abs())
+    sums.add(lower, upper, gamma(terms + 8) * size + TINY * (1 + terms))
+    return part
+
+
+def _dot(rows: Tensor, x: Tensor) -> Tensor:
+    """rows (B or 1, M, *shape) . x (B or 1, *shape) -> (B or 1, M)."""
+    return dot(rows.flatten(2), x.flatten(1)[..., None])[..., 0]
+
+
+def _dot_many(rows: Tensor, xs: Tensor) -> Tensor:
+    """rows (B or 1, M, *shape) . xs (B or 1, K, *shape) -> (B or 1, M, K)."""
+    return dot(rows.flatten(2), xs.flatten(2).mT)

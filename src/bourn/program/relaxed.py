@@ -1,0 +1,81 @@
+"""The relaxed program: a graph, an input box, and for every nonlinear node its lines on its pre-activation bounds.
+
+It grows layer by layer: :func:`start` knows the input only, :func:`with_bounds` adds one pre-activation's
+bounds and, with them, the lines of the nodes that read it.  Nothing is changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from bourn.interval import Interval
+from bourn.network.affine import Affine
+from bourn.network.graph import Graph
+from bourn.problem.input_set import Box
+from bourn.relaxations.base import ElementWise, LineRule, Lines, Nonlinearity
+
+
+@dataclass(frozen=True, eq=False)
+class RelaxedProgram:
+    """A relaxed program for B problems, as far as its pre-activation bounds are known.
+
+    ``bounds``: node number to the bounds of a pre-activation.  ``lines``: nonlinear node to its lines.
+    ``magnitudes``: node to an upper bound of its absolute value, (B or 1, *shape), for the rounding
+    errors; for an affine node it is |A| |x| + |b|, never less than what its sums are made of.
+    """
+
+    graph: Graph
+    box: Box
+    rule: LineRule
+    bounds: Mapping[int, Interval]
+    lines: Mapping[int, Lines]
+    magnitudes: Mapping[int, Tensor]
+
+    @property
+    def batch(self) -> int:
+        return self.box.batch
+
+    def knows(self, node: int) -> bool:
+        """Whether every nonlinear node before ``node`` (and itself) has its lines."""
+        return node in self.magnitudes
+
+
+def start(graph: Graph, box: Box, rule: LineRule) -> RelaxedProgram:
+    """The program in which only the input's bounds are known."""
+    return _advance(RelaxedProgram(graph, box, rule, {}, {}, {0: box.interval.magnitude}))
+
+
+def with_bounds(program: RelaxedProgram, node: int, bounds: Interval) -> RelaxedProgram:
+    """The program that also knows the bounds of pre-activation ``node``, (B, *shape)."""
+    return _advance(replace(program, bounds={**program.bounds, node: bounds}))
+
+
+def _advance(program: RelaxedProgram) -> RelaxedProgram:
+    """Add lines and magnitudes of all nodes whose inputs are known by now."""
+    lines, magnitudes = dict(program.lines), dict(program.magnitudes)
+    for number, node in enumerate(program.graph.nodes):
+        if number in magnitudes or any(i not in magnitudes for i in node.inputs):
+            continue
+        operation = node.operation
+        if isinstance(operation, Affine):
+            magnitudes[number] = affine_magnitude(operation, [magnitudes[i] for i in node.inputs])
+        elif isinstance(operation, Nonlinearity) and all(i in program.bounds for i in node.inputs):
+            z = program.bounds[node.inputs[0]]
+            assert isinstance(operation, ElementWise)
+            lines[number] = operation.lines(z, program.rule)
+            magnitudes[number] = operation.range(z).magnitude
+    return replace(program, lines=lines, magnitudes=magnitudes)
+
+
+def affine_magnitude(operation: Affine, magnitudes: list[Tensor]) -> Tensor:
+    """|A| |x| + |b| for inputs of these magnitudes, (B or 1, *shape)."""
+    bias = torch.zeros((), dtype=torch.float64) if operation.bias is None else operation.bias.abs()
+    if not magnitudes:
+        return bias.expand(1, *operation.out_shape)
+    batch = max(len(m) for m in magnitudes)
+    value = operation.absolute(*(m.expand(batch, *m.shape[1:]) for m in magnitudes))
+    return value + bias.to(value.device)

@@ -1,0 +1,192 @@
+"""Back-substitution: rows carried from the objective to the input through one lower and one upper line a neuron.
+
+With parallel lines it is Fast-Lin (Weng et al. 2018), which Wong and Kolter 2018 reach from the dual; with
+lines of least area it is CROWN (Zhang et al. 2018) and DeepPoly (Singh et al. 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bourn.deadline import NEVER, Deadline
+from bourn.interval import Interval
+from bourn.network.graph import Graph
+from bourn.problem.input_set import Box
+from bourn.problem.problem import Objectives
+from bourn.program.linear_bounds import back_substitute
+from bourn.program.restrict import after_node, receptive_fields, take_problems
+from bourn.program.relaxed import RelaxedProgram, start, with_bounds
+from bourn.relaxations.base import LineRule
+from bourn.relaxations.curves import PiecewiseLinear
+from bourn.rounding import UNIT
+from bourn.solvers.base import Prepared, Solution, Solver, Status, identity_rows, output_rows
+
+
+@dataclass(frozen=True)
+class BackSubstitution(Solver):
+    """Closed-form solution of the relaxed problem with one pair of lines a neuron; sound, not complete.
+
+    ``rule`` chooses the lines.  ``chunk_bytes`` bounds the memory of one set of rows; several are alive at a time.
+    """
+
+    rule: LineRule = LineRule.AREA
+    chunk_bytes: int = 1 << 23
+    solved_by = "back-substitution"
+
+    @property
+    def relaxation(self) -> str:
+        return {LineRule.PARALLEL: "parallel lines", LineRule.AREA: "lines of least area"}[self.rule]
+
+    def prepare(
+        self, graph: Graph, box: Box, *, inner: Mapping[int, Interval] | None = None, deadline: Deadline = NEVER
+    ) -> Substituted:
+        program = start(graph, box, self.rule)
+        for z in graph.pre_activations:
+            bounds = inner[z] if inner is not None else self._pre_activation(program, z, deadline)
+            program = with_bounds(program, z, bounds)
+        return Substituted(self, program, deadline)
+
+    def entries(self, program: RelaxedProgram, node: int, deadline: Deadline) -> Interval:
+        """Bounds (B, *shape) of every entry of a node whose predecessors' lines are known, in chunks that fit ``chunk_bytes``."""
+        if node == 0:
+            return program.box.interval
+        graph = program.graph
+        shape = graph.nodes[node].shape
+        local_size = _local_size(program, node)
+        channels = graph.nodes[node].size if local_size is None else shape[1]
+        positions = 1 if local_size is None else shape[2] * shape[3]
+        size = _widest(graph, node) if local_size is None else local_size
+        parts = []
+        for part in self._chunks(program, channels * positions * size):
+            local = part if local_size is None else receptive_fields(part, node)
+            assert local is not None
+            target = node if local_size is None else local.graph.output
+            low, high = self._all_entries(local, target, deadline)
+            if local_size is not None:
+                low, high = (t.reshape(part.batch, positions, channels).mT for t in (low, high))
+            parts.append((low.reshape(part.batch, *shape), high.reshape(part.batch, *shape)))
+        return Interval(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+
+    def _chunks(self, program: RelaxedProgram, numbers: int) -> Iterator[RelaxedProgram]:
+        """The program in parts of as many problems as fit, for ``numbers`` row entries a problem."""
+        at_once = max(1, self.chunk_bytes // (8 * numbers))
+        for first in range(0, program.batch, at_once):
+            yield take_problems(program, slice(first, first + at_once))
+
+    def _all_entries(self, program: RelaxedProgram, node: int, deadline: Deadline) -> tuple[Tensor, Tensor]:
+        """Bounds (B, size) of a node's entries, a few entries at a time."""
+        size = program.graph.nodes[node].size
+        at_once = max(1, self.chunk_bytes // (8 * _widest(program.graph, node) * program.batch))
+        pieces = []
+        for piece in torch.arange(size, device=program.box.lower.device).split(at_once):
+            deadline.check()
+            pieces.append(bound_both(program, {node: identity_rows(program.graph, node, piece)}))
+        return torch.cat([p[0] for p in pieces], dim=1), torch.cat([p[1] for p in pieces], dim=1)
+
+    def _pre_activation(self, program: RelaxedProgram, node: int, deadline: Deadline) -> Interval:
+        """Bounds of a pre-activation; loose ones where already those prove it stable, for they enter nothing then.
+
+        Rows that the last layer's bounds alone decide need not go back to the input.
+        """
+        graph = program.graph
+        readers = [graph.nodes[v].operation for v in graph.consumers[node] if v in graph.nonlinear]
+        before = max((z for z in graph.ancestors(node)[:-1] if z in program.bounds), default=None)
+        short = None if before is None or _local_size(program, node) is not None else after_node(program, before, node)
+        if short is None or not all(isinstance(r, PiecewiseLinear) for r in readers):
+            return self.entries(program, node, deadline)
+        loose = self.entries(short, short.graph.output, deadline)
+        stable = torch.ones_like(loose.lower, dtype=torch.bool)
+        for reader in readers:
+            assert isinstance(reader, PiecewiseLinear)
+            stable &= reader.stable(loose)
+        return self._refine(program, node, loose, ~stable, deadline)
+
+    def _refine(self, program: RelaxedProgram, node: int, loose: Interval, open_: Tensor, deadline: Deadline) -> Interval:
+        """Replace the bounds of the entries marked ``open_``: problems with about as many of them go together."""
+        shape = loose.shape[1:]
+        lower, upper, marked = loose.lower.flatten(1).clone(), loose.upper.flatten(1).clone(), open_.flatten(1)
+        counts = marked.sum(1)
+        by_count = torch.argsort(counts, descending=True)
+        by_count = by_count[: int((counts > 0).sum())]
+        widest = _widest(program.graph, node)
+        while len(by_count):
+            most = int(counts[by_count[0]])
+            at_once = max(1, self.chunk_bytes // (8 * widest * most))
+            chosen, by_count = by_count[:at_once], by_count[at_once:]
+            # The marked entries first; problems with fewer repeat some that are not.
+            entries = torch.argsort(marked[chosen].to(torch.int8), dim=1, descending=True, stable=True)[:, :most]
+            part = take_problems(program, chosen)
+            limit = max(1, self.chunk_bytes // (8 * widest * len(chosen)))
+            for piece in entries.split(limit, dim=1):
+                deadline.check()
+                rows = torch.zeros(*piece.shape, marked.shape[1], dtype=torch.float64, device=piece.device)
+                rows.scatter_(2, piece[..., None], 1.0)
+                low, high = bound_both(part, {node: rows.reshape(*piece.shape, *shape)})
+                lower[chosen[:, None], piece] = low
+                upper[chosen[:, None], piece] = high
+        return Interval(lower.reshape(loose.shape), upper.reshape(loose.shape))
+
+
+def bound_both(program: RelaxedProgram, rows: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds (B, M) of rows; lines that are not parallel take a pass for each side."""
+    count = next(iter(rows.values())).shape[1]
+    zero = torch.zeros(1, count, dtype=torch.float64, device=program.box.lower.device)
+    low, high = back_substitute(program, rows, zero)
+    if bool(torch.isinf(high).any()):
+        high = torch.minimum(high, -back_substitute(program, {v: -row for v, row in rows.items()}, zero)[0])
+    return low, high
+
+
+def _widest(graph: Graph, node: int) -> int:
+    return max(graph.nodes[v].size for v in graph.ancestors(node))
+
+
+def _local_size(program: RelaxedProgram, node: int) -> int | None:
+    """Entries of the widest window where a node is bounded by receptive fields; None where it is not."""
+    local = receptive_fields(take_problems(program, slice(0, 1)), node)
+    return None if local is None else _widest(local.graph, local.graph.output)
+
+
+@dataclass(frozen=True, eq=False)
+class Substituted(Prepared):
+    """A relaxed program whose pre-activation bounds are all known."""
+
+    solver: BackSubstitution
+    program: RelaxedProgram
+    deadline: Deadline
+
+    @property
+    def graph(self) -> Graph:  # type: ignore[override]
+        return self.program.graph
+
+    @property
+    def box(self) -> Box:  # type: ignore[override]
+        return self.program.box
+
+    @property
+    def bounds(self) -> Mapping[int, Interval]:  # type: ignore[override]
+        return self.program.bounds
+
+    def node(self, number: int) -> Interval:
+        return self.solver.entries(self.program, number, self.deadline)
+
+    def minimise(self, objectives: Objectives) -> Solution:
+        graph = self.graph
+        widest = max(_widest(graph, graph.output), graph.nodes[0].size)
+        at_once = max(1, self.solver.chunk_bytes // (8 * widest * max(1, len(objectives))))
+        bounds = []
+        for first in range(0, self.program.batch, at_once):
+            self.deadline.check()
+            some = slice(first, first + at_once)
+            part, wanted = take_problems(self.program, some), objectives.take(some)
+            rows = output_rows(graph, wanted)
+            bound, _ = back_substitute(part, rows, wanted.constant)
+            if objectives.inexact:
+                for v, row in rows.items():
+                    bound = bound - 4 * UNIT * torch.matmul(row.abs().flatten(2), part.magnitudes[v].flatten(1)[..., None])[..., 0]
+            bounds.append(bound)
+        return Solution(torch.cat(bounds), Status.CLOSED_FORM)

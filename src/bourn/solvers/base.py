@@ -1,0 +1,106 @@
+"""What a solver is: frozen hyperparameters, one call to prepare, one result type.
+
+``prepare`` bounds the pre-activations of a graph on a batch of boxes; what it returns bounds any number of
+objectives and any node.  A solver is a value; what a run knows is in its :class:`Prepared`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bourn.deadline import NEVER, Deadline
+from bourn.interval import Interval
+from bourn.network.graph import Graph
+from bourn.problem.input_set import Box
+from bourn.problem.problem import Objectives
+
+
+class Status(Enum):
+    """How a solver ended; its bound is valid in every case."""
+
+    CLOSED_FORM = "closed form"
+    STOPPED = "stopped at a limit"
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Lower bounds of objectives: ``bound`` (B, M), valid in exact arithmetic, -inf where none was found."""
+
+    bound: Tensor
+    status: Status
+
+    def __post_init__(self) -> None:
+        if bool(self.bound.isnan().any()):
+            raise ValueError("a bound is NaN")
+
+
+class Prepared(ABC):
+    """A solver's state on one graph and one batch of boxes."""
+
+    graph: Graph
+    box: Box
+    bounds: Mapping[int, Interval]
+    """Bounds of every pre-activation, by node number, (B, *shape)."""
+
+    @abstractmethod
+    def node(self, number: int) -> Interval:
+        """Bounds of every entry of a node, (B, *shape)."""
+
+    @abstractmethod
+    def minimise(self, objectives: Objectives) -> Solution:
+        """Lower bounds (B, M) of objectives on the output and the input."""
+
+
+class Solver(ABC):
+    """Base of the solvers.  Subclasses are frozen dataclasses; defining one registers it for the contract tests."""
+
+    solved_by: ClassVar[str]
+    """How the relaxed problem is solved, in the words of the table of methods."""
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        REGISTRY.append(cls)
+
+    @property
+    @abstractmethod
+    def relaxation(self) -> str:
+        """Which relaxation it works on, in the words of the table of methods."""
+
+    @abstractmethod
+    def prepare(
+        self, graph: Graph, box: Box, *, inner: Mapping[int, Interval] | None = None, deadline: Deadline = NEVER
+    ) -> Prepared:
+        """Bound all pre-activations on ``box`` (B, *input_shape).
+
+        ``inner``: pre-activation bounds to stand on instead of the solver's own.  Raises
+        :class:`bourn.deadline.OutOfTime`.
+        """
+
+
+REGISTRY: list[type[Solver]] = []
+"""Every solver, in the order of definition."""
+
+
+def output_rows(graph: Graph, objectives: Objectives) -> dict[int, Tensor]:
+    """Objectives as rows (B or 1, M, *shape) on the output node and, where they need it, the input node."""
+    count = len(objectives)
+    rows = {graph.output: objectives.outputs.reshape(-1, count, *graph.output_shape)}
+    if objectives.inputs is not None:
+        on_input = objectives.inputs.reshape(-1, count, *graph.input_shape)
+        rows[0] = rows[0] + on_input if 0 in rows else on_input
+    return rows
+
+
+def identity_rows(graph: Graph, node: int, entries: Tensor) -> Tensor:
+    """Rows (1, M, *shape) that pick the flat ``entries`` (M,) of a node."""
+    size = graph.nodes[node].size
+    rows = torch.zeros(len(entries), size, dtype=torch.float64, device=entries.device)
+    rows[torch.arange(len(entries), device=entries.device), entries] = 1.0
+    return rows.reshape(1, len(entries), *graph.nodes[node].shape)

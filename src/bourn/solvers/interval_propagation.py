@@ -1,0 +1,93 @@
+"""Interval propagation (IBP, the box domain): constants for lines, forward through every node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from bourn.deadline import NEVER, Deadline
+from bourn.interval import Interval
+from bourn.network.affine import Affine
+from bourn.network.graph import Graph
+from bourn.problem.input_set import Box
+from bourn.problem.problem import Objectives
+from bourn.program.relaxed import affine_magnitude
+from bourn.relaxations.base import Nonlinearity
+from bourn.rounding import TINY, UNIT, down, gamma, up
+from bourn.solvers.base import Prepared, Solution, Solver, Status, output_rows
+
+
+@dataclass(frozen=True)
+class IntervalPropagation(Solver):
+    """Gowal et al. 2018, *On the Effectiveness of Interval Bound Propagation*; sound, not complete."""
+
+    solved_by = "interval propagation"
+
+    @property
+    def relaxation(self) -> str:
+        return "constants"
+
+    def prepare(
+        self, graph: Graph, box: Box, *, inner: Mapping[int, Interval] | None = None, deadline: Deadline = NEVER
+    ) -> Intervals:
+        known: dict[int, Interval] = {}
+        for number, node in enumerate(graph.nodes):
+            deadline.check()
+            arguments = [known[i] for i in node.inputs]
+            if isinstance(node.operation, Affine):
+                known[number] = affine_interval(node.operation, arguments, box.batch)
+            elif isinstance(node.operation, Nonlinearity):
+                known[number] = node.operation.range(*arguments)
+            else:
+                known[number] = box.interval
+            if inner and number in inner:
+                known[number] = inner[number]
+        return Intervals(graph, box, known)
+
+
+@dataclass(frozen=True, eq=False)
+class Intervals(Prepared):
+    """Bounds of every node."""
+
+    graph: Graph
+    box: Box
+    nodes: Mapping[int, Interval]
+
+    @property
+    def bounds(self) -> Mapping[int, Interval]:  # type: ignore[override]
+        return {z: self.nodes[z] for z in self.graph.pre_activations}
+
+    def node(self, number: int) -> Interval:
+        return self.nodes[number]
+
+    def minimise(self, objectives: Objectives) -> Solution:
+        count = len(objectives)
+        low, error = objectives.constant, 4 * UNIT * objectives.constant.abs()
+        for node, row in output_rows(self.graph, objectives).items():
+            x = self.nodes[node]
+            part, rounding = Box(x).minimise_linear(row)
+            if objectives.inexact:
+                rounding = rounding + 4 * UNIT * Box(Interval(-x.magnitude, x.magnitude)).extremes(row)[1]
+            low, error = low + part, error + rounding + 4 * UNIT * part.abs()
+        return Solution(down(low - error * (1 + 2.0**-20)).expand(self.box.batch, count), Status.CLOSED_FORM)
+
+
+def affine_interval(operation: Affine, arguments: list[Interval], batch: int) -> Interval:
+    """Bounds of an affine node for inputs in these intervals, rounded outward."""
+    if not arguments:
+        assert operation.bias is not None
+        value = operation.constant(batch)
+        error = torch.zeros_like(value) if operation.bias_error is None else operation.bias_error.expand_as(value)
+        return Interval(down(value - error), up(value + error))
+    centers, radii = [z.center for z in arguments], [z.radius for z in arguments]
+    middle, spread = operation.forward(*centers), operation.absolute(*radii)
+    terms = operation.forward_terms
+    if terms == 0 and operation.bias is None:  # numbers are only moved
+        return Interval(operation.linear(*(z.lower for z in arguments)), operation.linear(*(z.upper for z in arguments)))
+    magnitude = affine_magnitude(operation, [c.abs() + r for c, r in zip(centers, radii, strict=True)])
+    error = (2 * gamma(terms + 4) + operation.weight_error) * magnitude + TINY * (1 + terms)
+    if operation.bias_error is not None:
+        error = error + operation.bias_error
+    return Interval(down(middle - spread - error), up(middle + spread + error))
