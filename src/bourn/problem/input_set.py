@@ -108,7 +108,8 @@ class Box:
 def dot(rows: Tensor, x: Tensor) -> Tensor:
     """rows (B or 1, M, n) . x (B, n, K) -> (B, M, K); rows that all problems share make one matrix product."""
     if len(rows) == 1 and len(x) > 1:
-        return (rows[0] @ x.permute(1, 0, 2).flatten(1)).unflatten(1, (x.shape[0], x.shape[2])).transpose(0, 1)
+        product = rows[0] @ x.permute(1, 0, 2).flatten(1)
+        return product.reshape(rows.shape[1], x.shape[0], x.shape[2]).transpose(0, 1)
     return torch.matmul(rows, x)
 
 

@@ -9,7 +9,7 @@ Lambda . b, which holds up to gamma |Lambda| . (|A| |x| + |b|), does.  That erro
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +38,18 @@ class _Sums:
         self.error = self.error + error + 2 * UNIT * torch.maximum(self.lower.abs(), self.upper.abs())
 
 
-def back_substitute(program: RelaxedProgram, rows: dict[int, Tensor], constant: Tensor) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, eq=False)
+class RowBounds:
+    """Bounds (B, M) of rows, and the rows themselves as they arrived at the nodes that were to be kept."""
+
+    lower: Tensor
+    upper: Tensor
+    kept: Mapping[int, Tensor]
+
+
+def back_substitute(
+    program: RelaxedProgram, rows: Mapping[int, Tensor], constant: Tensor, keep: Container[int] = ()
+) -> RowBounds:
     """Lower and upper bounds (B, M) of sum over nodes v of rows[v] . x_v, plus ``constant`` (B or 1, M).
 
     ``rows[v]`` is (B or 1, M, *shape of v).  Both bounds hold in exact arithmetic for the network as
@@ -48,10 +59,13 @@ def back_substitute(program: RelaxedProgram, rows: dict[int, Tensor], constant: 
     pending = dict(rows)
     parallel = all(program.lines[v].parallel for v in _nonlinear_ancestors(program, pending))
     sums = _Sums(constant, constant, torch.zeros_like(constant))
+    kept = {}
     for number in range(max(pending), -1, -1):
         row = pending.pop(number, None)
         if row is None:
             continue
+        if number in keep:
+            kept[number] = row
         node = program.graph.nodes[number]
         if isinstance(node.operation, Input):
             low, high, error = program.box.extremes(row)
@@ -67,7 +81,7 @@ def back_substitute(program: RelaxedProgram, rows: dict[int, Tensor], constant: 
     lower = down(sums.lower - error)
     upper = up(sums.upper + error) if parallel else torch.full_like(lower, torch.inf)
     batch = program.batch
-    return lower.expand(batch, -1), upper.expand(batch, -1)
+    return RowBounds(lower.expand(batch, -1), upper.expand(batch, -1), kept)
 
 
 def _nonlinear_ancestors(program: RelaxedProgram, nodes: Iterable[int]) -> list[int]:

@@ -100,9 +100,9 @@ class _Window:
 
 
 def receptive_fields(program: RelaxedProgram, target: int) -> RelaxedProgram | None:
-    """The program of every position of a convolution's output, as a batch of B * positions small problems.
+    """The program of every position of an image-like node, as a batch of B * positions small problems.
 
-    Each has the convolution's output channels for its output, (1, channels, 1, 1), and for its input the
+    Each has the node's channels at that position for its output, (1, channels, 1, 1), and for its input the
     window that the position sees.  None where the graph up to ``target`` is not made of convolutions and
     element-wise nodes, or the windows are not much smaller than the nodes.
     """
@@ -119,7 +119,7 @@ def receptive_fields(program: RelaxedProgram, target: int) -> RelaxedProgram | N
 
 def _windows(graph: Graph, target: int) -> dict[int, tuple[_Window, _Window]] | None:
     """Every ancestor's window (rows, columns), or None where there is no such thing."""
-    if not isinstance(graph.nodes[target].operation, Convolution):
+    if not isinstance(graph.nodes[target].operation, Affine):
         return None
     one = _Window(1, 1, 0)
     windows = {target: (one, one)}
@@ -195,7 +195,8 @@ class _LocalProgram:
 
     def add_lines(self, new: int, old: int, lines: Lines) -> None:
         self.lines[new] = map_lines(lines, lambda t: self.unfold(t, old))
-        self.magnitudes[new] = self.unfold(self.program.magnitudes[old].expand(self.program.batch, *self.program.graph.nodes[old].shape), old)
+        shape = self.program.graph.nodes[old].shape
+        self.magnitudes[new] = self.unfold(self.program.magnitudes[old].expand(self.program.batch, *shape), old)
 
     def argument(self, node: int, reader: int) -> int:
         """The new number of an input of ``reader``: 0 outside the node if it is padded, and cut to the reader's window."""
@@ -247,9 +248,10 @@ class _LocalProgram:
         weight = operation.transpose(identity.reshape(outputs, *operation.out_shape))[0].reshape(outputs, inputs)
         bias = None if operation.bias is None else operation.bias.expand(operation.out_shape).reshape(1, outputs)
         flat = self.builder.add(Reshape(in_shapes=operation.in_shapes, out_shape=(1, inputs)), *arguments)
-        dense = self.builder.add(
-            Dense(in_shapes=((1, inputs),), out_shape=(1, outputs), weight=weight, bias=bias, weight_error=operation.weight_error), flat
+        product = Dense(
+            in_shapes=((1, inputs),), out_shape=(1, outputs), weight=weight, bias=bias, weight_error=operation.weight_error
         )
+        dense = self.builder.add(product, flat)
         new = self.builder.add(Reshape(in_shapes=((1, outputs),), out_shape=operation.out_shape), dense)
         self.magnitudes[flat] = self.magnitudes[arguments[0]].reshape(-1, 1, inputs)
         self.magnitudes[dense] = magnitude.reshape(-1, 1, outputs)

@@ -18,8 +18,8 @@ from bourn.network.graph import Graph
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Objectives
 from bourn.program.linear_bounds import back_substitute
-from bourn.program.restrict import after_node, receptive_fields, take_problems
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
+from bourn.program.restrict import after_node, receptive_fields, take_problems
 from bourn.relaxations.base import LineRule
 from bourn.relaxations.curves import PiecewiseLinear
 from bourn.rounding import UNIT
@@ -82,7 +82,7 @@ class BackSubstitution(Solver):
         size = program.graph.nodes[node].size
         at_once = max(1, self.chunk_bytes // (8 * _widest(program.graph, node) * program.batch))
         pieces = []
-        for piece in torch.arange(size, device=program.box.lower.device).split(at_once):
+        for piece in torch.split(torch.arange(size, device=program.box.lower.device), at_once):
             deadline.check()
             pieces.append(bound_both(program, {node: identity_rows(program.graph, node, piece)}))
         return torch.cat([p[0] for p in pieces], dim=1), torch.cat([p[1] for p in pieces], dim=1)
@@ -121,7 +121,7 @@ class BackSubstitution(Solver):
             entries = torch.argsort(marked[chosen].to(torch.int8), dim=1, descending=True, stable=True)[:, :most]
             part = take_problems(program, chosen)
             limit = max(1, self.chunk_bytes // (8 * widest * len(chosen)))
-            for piece in entries.split(limit, dim=1):
+            for piece in torch.split(entries, limit, dim=1):
                 deadline.check()
                 rows = torch.zeros(*piece.shape, marked.shape[1], dtype=torch.float64, device=piece.device)
                 rows.scatter_(2, piece[..., None], 1.0)
@@ -135,10 +135,11 @@ def bound_both(program: RelaxedProgram, rows: dict[int, Tensor]) -> tuple[Tensor
     """Lower and upper bounds (B, M) of rows; lines that are not parallel take a pass for each side."""
     count = next(iter(rows.values())).shape[1]
     zero = torch.zeros(1, count, dtype=torch.float64, device=program.box.lower.device)
-    low, high = back_substitute(program, rows, zero)
-    if bool(torch.isinf(high).any()):
-        high = torch.minimum(high, -back_substitute(program, {v: -row for v, row in rows.items()}, zero)[0])
-    return low, high
+    found = back_substitute(program, rows, zero)
+    if not bool(torch.isinf(found.upper).any()):
+        return found.lower, found.upper
+    negated = back_substitute(program, {v: -row for v, row in rows.items()}, zero)
+    return found.lower, torch.minimum(found.upper, -negated.lower)
 
 
 def _widest(graph: Graph, node: int) -> int:
@@ -184,7 +185,7 @@ class Substituted(Prepared):
             some = slice(first, first + at_once)
             part, wanted = take_problems(self.program, some), objectives.take(some)
             rows = output_rows(graph, wanted)
-            bound, _ = back_substitute(part, rows, wanted.constant)
+            bound = back_substitute(part, rows, wanted.constant).lower
             if objectives.inexact:
                 for v, row in rows.items():
                     bound = bound - 4 * UNIT * torch.matmul(row.abs().flatten(2), part.magnitudes[v].flatten(1)[..., None])[..., 0]

@@ -104,3 +104,10 @@ def identity_rows(graph: Graph, node: int, entries: Tensor) -> Tensor:
     rows = torch.zeros(len(entries), size, dtype=torch.float64, device=entries.device)
     rows[torch.arange(len(entries), device=entries.device), entries] = 1.0
     return rows.reshape(1, len(entries), *graph.nodes[node].shape)
+
+
+def join(parts: list[Interval]) -> Interval:
+    """Bounds of the parts of a batch, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return Interval(torch.cat([p.lower for p in parts]), torch.cat([p.upper for p in parts]))

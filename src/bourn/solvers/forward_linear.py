@@ -1,0 +1,217 @@
+"""Forward linear bounds (symbolic intervals): every value between two linear functions of the input.
+
+Each pre-activation is bounded over the input set on the way, and its lines are put on its own two linear
+functions, so that what two neurons share is forgotten: weaker than back-substitution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bourn.deadline import NEVER, Deadline
+from bourn.interval import Interval
+from bourn.network.affine import Affine
+from bourn.network.graph import Graph
+from bourn.problem.input_set import Box, dot
+from bourn.problem.problem import Objectives
+from bourn.relaxations.base import ElementWise, LineRule, Nonlinearity
+from bourn.rounding import TINY, UNIT, down, gamma, up
+from bourn.solvers.base import Prepared, Solution, Solver, Status, join, output_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Functions:
+    """lower(x) - error <= value <= upper(x) + error, with lower(x) = lower_matrix . x + lower_constant.
+
+    Matrices (B, n, *shape) over the n flat inputs, constants and ``error`` (B, *shape).
+    """
+
+    lower_matrix: Tensor
+    lower_constant: Tensor
+    upper_matrix: Tensor
+    upper_constant: Tensor
+    error: Tensor
+
+    def size(self, box: Box) -> Tensor:
+        """An upper bound of the sum of all absolute terms of either function, (B, *shape)."""
+        x = box.interval.magnitude.flatten(1)
+        matrix = torch.maximum(self.lower_matrix.abs(), self.upper_matrix.abs())
+        constant = torch.maximum(self.lower_constant.abs(), self.upper_constant.abs())
+        spread = torch.matmul(x[:, None], matrix.flatten(2))[:, 0].reshape(constant.shape)
+        return spread * (1 + gamma(x.shape[1] + 4)) + constant + self.error
+
+    def interval(self, box: Box) -> Interval:
+        """Bounds over the box, rounded outward."""
+        low, _, below = box.extremes(_as_rows(self.lower_matrix, box))
+        _, high, above = box.extremes(_as_rows(self.upper_matrix, box))
+        shape = self.error.shape
+        low, high, rounding = low.reshape(shape), high.reshape(shape), torch.maximum(below, above).reshape(shape)
+        slack = (self.error + rounding) * (1 + 8 * UNIT)
+        lower, upper = low + self.lower_constant, high + self.upper_constant
+        slack = slack + 4 * UNIT * (low.abs() + high.abs() + self.lower_constant.abs() + self.upper_constant.abs())
+        return Interval(down(lower - slack), up(upper + slack))
+
+
+@dataclass(frozen=True)
+class ForwardLinear(Solver):
+    """Symbolic intervals as in Neurify (Wang et al. 2018); sound, not complete.
+
+    ``chunk_bytes`` bounds the memory of one node's matrices.
+    """
+
+    rule: LineRule = LineRule.PARALLEL
+    chunk_bytes: int = 1 << 26
+    solved_by = "forward, concretized on the way"
+
+    @property
+    def relaxation(self) -> str:
+        return "parallel lines" if self.rule is LineRule.PARALLEL else "lines of least area"
+
+    def prepare(
+        self, graph: Graph, box: Box, *, inner: Mapping[int, Interval] | None = None, deadline: Deadline = NEVER
+    ) -> Forward:
+        at_once = max(1, self.chunk_bytes // (16 * graph.nodes[0].size * max(n.size for n in graph.nodes)))
+        parts = []
+        for first in range(0, box.batch, at_once):
+            some = slice(first, first + at_once)
+            known = None if inner is None else {z: Interval(b.lower[some], b.upper[some]) for z, b in inner.items()}
+            parts.append(self._propagate(graph, box[some], known, deadline))
+        return Forward(graph, box, parts)
+
+    def _propagate(self, graph: Graph, box: Box, inner: Mapping[int, Interval] | None, deadline: Deadline) -> _Part:
+        last_reader = {i: number for number, node in enumerate(graph.nodes) for i in node.inputs}
+        found: dict[int, Functions] = {}
+        intervals: dict[int, Interval] = {}
+        for number, node in enumerate(graph.nodes):
+            deadline.check()
+            if isinstance(node.operation, Affine):
+                found[number] = _affine(node.operation, [found[i] for i in node.inputs], box)
+            elif isinstance(node.operation, Nonlinearity):
+                assert isinstance(node.operation, ElementWise)
+                z = node.inputs[0]
+                found[number] = _nonlinear(node.operation, found[z], intervals[z], self.rule, box)
+            else:
+                found[number] = _input(box)
+            intervals[number] = found[number].interval(box)
+            if inner and number in inner:
+                intervals[number] = inner[number]
+            for i in set(node.inputs):
+                if last_reader[i] == number and i != graph.output:
+                    del found[i]
+        return _Part(box, intervals, found[graph.output])
+
+
+def _as_rows(matrix: Tensor, box: Box) -> Tensor:
+    """(B, n, *shape) to one row on the input for every entry: (B, size, *input_shape)."""
+    flat = matrix.flatten(2).mT
+    return flat.reshape(*flat.shape[:2], *box.shape)
+
+
+def _input(box: Box) -> Functions:
+    identity = torch.eye(box.lower[0].numel(), dtype=torch.float64, device=box.lower.device)
+    identity = identity.reshape(1, -1, *box.shape).expand(box.batch, -1, *box.shape)
+    zero = torch.zeros_like(box.lower)
+    return Functions(identity, zero, identity, zero, zero)
+
+
+def _affine(operation: Affine, arguments: list[Functions], box: Box) -> Functions:
+    """A x = A (l + u) / 2 + |A| (u - l) / 2 for both ends at once, which is what the signs of A choose."""
+    if not arguments:
+        value = operation.constant(box.batch)
+        matrix = value.new_zeros(box.batch, box.lower[0].numel(), *operation.out_shape)
+        error = torch.zeros_like(value) if operation.bias_error is None else operation.bias_error.expand_as(value)
+        return Functions(matrix, value, matrix, value, error)
+    batch, inputs = arguments[0].lower_matrix.shape[:2]
+    middles = [(f.lower_matrix / 2 + f.upper_matrix / 2).flatten(0, 1) for f in arguments]
+    halves = [(f.upper_matrix / 2 - f.lower_matrix / 2).flatten(0, 1) for f in arguments]
+    middle, half = operation.linear(*middles), operation.absolute(*halves)
+    lower, upper = (t.reshape(batch, inputs, *operation.out_shape) for t in (middle - half, middle + half))
+    center = operation.forward(*(f.lower_constant / 2 + f.upper_constant / 2 for f in arguments))
+    spread = operation.absolute(*(f.upper_constant / 2 - f.lower_constant / 2 for f in arguments))
+    terms = operation.forward_terms
+    size = operation.absolute(*(f.size(box) for f in arguments))
+    if operation.bias is not None:
+        size = size + operation.bias.abs()
+    relative = 4 * gamma(terms + 8) + operation.weight_error
+    error = operation.absolute(*(f.error for f in arguments)) * (1 + relative) + relative * size
+    if operation.bias_error is not None:
+        error = error + operation.bias_error
+    error = error + TINY * (1 + terms) * (1 + inputs)
+    return Functions(lower, center - spread, upper, center + spread, error)
+
+
+def _nonlinear(operation: ElementWise, z: Functions, bounds: Interval, rule: LineRule, box: Box) -> Functions:
+    """Each line on the end of the pre-activation that its slope's sign asks for."""
+    lines = operation.lines(bounds, rule)
+
+    def put(slope: Tensor, offset: Tensor, own: bool) -> tuple[Tensor, Tensor]:
+        up_first = (slope >= 0) == own
+        matrix = torch.where(up_first[:, None], z.lower_matrix, z.upper_matrix)
+        constant = torch.where(up_first, z.lower_constant, z.upper_constant)
+        return slope[:, None] * matrix, slope * constant + offset
+
+    lower_matrix, lower_constant = put(lines.lower_slope, lines.lower_offset, True)
+    upper_matrix, upper_constant = put(lines.upper_slope, lines.upper_offset, False)
+    slope = torch.maximum(lines.lower_slope.abs(), lines.upper_slope.abs())
+    offset = torch.maximum(lines.lower_offset.abs(), lines.upper_offset.abs())
+    error = slope * z.error * (1 + 4 * UNIT) + 8 * UNIT * (slope * z.size(box) + offset) + TINY * lower_matrix.shape[1]
+    return Functions(lower_matrix, lower_constant, upper_matrix, upper_constant, error)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Some problems of the batch: bounds of every node, functions of the output."""
+
+    box: Box
+    intervals: Mapping[int, Interval]
+    output: Functions
+
+
+@dataclass(frozen=True, eq=False)
+class Forward(Prepared):
+    """Bounds of every node and the linear functions of the output."""
+
+    graph: Graph
+    box: Box
+    parts: list[_Part]
+
+    @property
+    def bounds(self) -> Mapping[int, Interval]:  # type: ignore[override]
+        return {z: self.node(z) for z in self.graph.pre_activations}
+
+    def node(self, number: int) -> Interval:
+        return join([part.intervals[number] for part in self.parts])
+
+    def minimise(self, objectives: Objectives) -> Solution:
+        bounds, first = [], 0
+        for part in self.parts:
+            bounds.append(self._minimise_part(part, objectives.take(slice(first, first + part.box.batch))))
+            first += part.box.batch
+        return Solution(torch.cat(bounds), Status.CLOSED_FORM)
+
+    def _minimise_part(self, part: _Part, objectives: Objectives) -> Tensor:
+        rows = output_rows(self.graph, objectives)
+        y = part.output
+        if self.graph.output == 0:
+            y = _input(part.box)
+        row = objectives.outputs.reshape(-1, len(objectives), y.error[0].numel())
+        positive, negative = row.clamp(min=0), row.clamp(max=0)
+        matrix = dot(positive, y.lower_matrix.flatten(2).mT) + dot(negative, y.upper_matrix.flatten(2).mT)
+        constant = dot(positive, y.lower_constant.flatten(1)[..., None]) + dot(negative, y.upper_constant.flatten(1)[..., None])
+        size = dot(row.abs(), y.size(part.box).flatten(1)[..., None])[..., 0]
+        error = dot(row.abs(), y.error.flatten(1)[..., None])[..., 0]
+        if 0 in rows and self.graph.output != 0:
+            on_input = rows[0].flatten(2)
+            matrix = matrix + on_input
+            size = size + dot(on_input.abs(), part.box.interval.magnitude.flatten(1)[..., None])[..., 0]
+        low, rounding = part.box.minimise_linear(matrix.reshape(*matrix.shape[:2], *part.box.shape))
+        total = low + constant[..., 0] + objectives.constant
+        terms = row.shape[2] + matrix.shape[2]
+        relative = 4 * gamma(terms + 16) + (4 * UNIT if objectives.inexact else 0.0)
+        slack = error * (1 + relative) + relative * (size + objectives.constant.abs()) + rounding + TINY * terms
+        slack = slack + 8 * UNIT * (low.abs() + constant[..., 0].abs() + objectives.constant.abs())
+        return down(total - slack * (1 + 2.0**-20)).expand(part.box.batch, len(objectives))
