@@ -108,14 +108,25 @@ def read_model(path: str | Path) -> onnx.ModelProto:
             data = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
         raise NetworkError(f"{path}: cannot be read: {_one_line(error)}") from None
+    return _parsed(data, str(path), path.parent)
+
+
+def from_bytes(data: bytes, source: str = "the model", *, simplify: bool = True) -> Graph:
+    """The network in the bytes of an ONNX file; see :func:`load`."""
+    return from_model(_parsed(data, source), source, simplify=simplify)
+
+
+def _parsed(data: bytes, source: str, folder: Path | None = None) -> onnx.ModelProto:
+    """The model, with the weights that lie in files in ``folder``."""
     try:
         model = onnx.load_model_from_string(data)
-        onnx.load_external_data_for_model(model, str(path.parent))
+        if folder is not None:
+            onnx.load_external_data_for_model(model, str(folder))
     except Exception as error:
         # Protobuf, onnx and the system each have exceptions of their own for a broken file or missing data.
-        raise NetworkError(f"{path}: is not a readable ONNX file: {_one_line(error)}") from None
+        raise NetworkError(f"{source}: is not a readable ONNX file: {_one_line(error)}") from None
     if not model.HasField("graph") or not model.graph.output:
-        raise NetworkError(f"{path}: is not a readable ONNX file: it holds no network")
+        raise NetworkError(f"{source}: is not a readable ONNX file: it holds no network")
     return model
 
 

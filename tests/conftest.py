@@ -1,0 +1,21 @@
+"""What several test modules share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of networks, images and questions: ``$BOURN_DATA``, or ``shared/data`` beside the repository."""
+    stated = os.environ.get("BOURN_DATA")
+    folder = Path(stated) if stated else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("set BOURN_DATA to the folder of benchmark data")
+    return folder
