@@ -30,7 +30,7 @@ LAYERS = (
     "certificates",
     "solvers",
     "attacks",
-    "verify",
+    "verification",
     "training",
     "studies",
     "cli",
