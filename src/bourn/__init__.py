@@ -1,3 +1,76 @@
-"""bourn certifies what a neural network does on a whole region of inputs, by convex relaxation."""
+"""bourn certifies what a neural network does on a whole region of inputs, by convex relaxation.
+
+The names below are imported when they are first used: importing bourn imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from bourn._version import __version__
-__all__ = ["__version__"]
+
+if TYPE_CHECKING:
+    from bourn.bounding import Bounds, bound
+    from bourn.errors import BournError
+    from bourn.formats.model import Model, load
+    from bourn.interval import Interval
+    from bourn.problem.input_set import Box, box, linf_ball
+    from bourn.problem.problem import Case, Question
+    from bourn.problem.questions import region, robustness
+    from bourn.problem.specification import Row, Specification, class_margins
+    from bourn.solvers.methods import METHODS, Method, method
+    from bourn.verification import Plan, Result, verify
+
+_HOMES = {
+    "bourn.bounding": ("Bounds", "bound"),
+    "bourn.errors": ("BournError",),
+    "bourn.formats.model": ("Model", "load"),
+    "bourn.interval": ("Interval",),
+    "bourn.problem.input_set": ("Box", "box", "linf_ball"),
+    "bourn.problem.problem": ("Case", "Question"),
+    "bourn.problem.questions": ("region", "robustness"),
+    "bourn.problem.specification": ("Row", "Specification", "class_margins"),
+    "bourn.solvers.methods": ("METHODS", "Method", "method"),
+    "bourn.verification": ("Plan", "Result", "verify"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'bourn' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
+
+
+__all__ = [
+    "METHODS",
+    "Bounds",
+    "BournError",
+    "Box",
+    "Case",
+    "Interval",
+    "Method",
+    "Model",
+    "Plan",
+    "Question",
+    "Result",
+    "Row",
+    "Specification",
+    "__version__",
+    "bound",
+    "box",
+    "class_margins",
+    "linf_ball",
+    "load",
+    "method",
+    "region",
+    "robustness",
+    "verify",
+]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bourn.network.affine import Affine
-from bourn.network.graph import Input
+from bourn.network.graph import Input, Operation
 from bourn.problem.input_set import dot
 from bourn.program.relaxed import RelaxedProgram
 from bourn.relaxations.base import Lines
@@ -76,7 +76,10 @@ def back_substitute(
                 _accumulate(program, pending, argument, part, sums)
         else:
             part = _through_lines(program.lines[number], row, sums)
-            _accumulate(program, pending, node.inputs[0], part, sums)
+            z = node.inputs[0]
+            if not _covers_rounding(program.graph.nodes[z].operation):
+                sums.error = sums.error + 4 * UNIT * _dot(part.abs(), program.magnitudes[z])
+            _accumulate(program, pending, z, part, sums)
     error = sums.error * (1 + 2.0**-20)
     lower = down(sums.lower - error)
     upper = up(sums.upper + error) if parallel else torch.full_like(lower, torch.inf)
@@ -87,6 +90,11 @@ def back_substitute(
 def _nonlinear_ancestors(program: RelaxedProgram, nodes: Iterable[int]) -> list[int]:
     ancestors = {v for node in nodes for v in program.graph.ancestors(node)}
     return [v for v in program.graph.nonlinear if v in ancestors]
+
+
+def _covers_rounding(operation: Operation) -> bool:
+    """Whether the node's own error term has room for the rounding of a row that came through a nonlinear node."""
+    return isinstance(operation, Input) or (isinstance(operation, Affine) and operation.transpose_terms > 0)
 
 
 def _accumulate(program: RelaxedProgram, pending: dict[int, Tensor], node: int, row: Tensor, sums: _Sums) -> None:

@@ -1,0 +1,125 @@
+"""Projected gradient descent (Madry et al. 2018) on the margin of a conjunction: candidates only, always replayed.
+
+Every restart aims at one conjunction and descends on the greatest of its rows, so that all rows of a
+conjunction are driven down together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bourn.deadline import Deadline
+from bourn.problem.problem import Objectives, Problem
+
+
+@dataclass(frozen=True)
+class ProjectedGradient:
+    """``restarts`` points for every conjunction, ``steps`` sign steps each.
+
+    The first step moves by ``first_step`` of the box's width, the last by ``last_step``.  ``most_points``
+    bounds how many points go through the network at once.
+    """
+
+    steps: int = 40
+    restarts: int = 10
+    first_step: float = 0.25
+    last_step: float = 0.005
+    most_points: int = 512
+    seed: int = 0
+
+    def run(
+        self, problem: Problem, accept: Callable[[Tensor], bool], deadline: Deadline, starts: Tensor | None = None
+    ) -> tuple[bool, Tensor, Tensor]:
+        """Attack ``problem`` (a batch of one) until ``accept(x)`` agrees that a point x (*input_shape) is a counterexample.
+
+        ``starts`` (K, *input_shape): further points to start from, for every conjunction.  Returns whether one
+        was accepted and, for every conjunction, the least value of its greatest row that was met (K_c,) and the
+        point where it was (K_c, *input_shape).
+        """
+        aim = _Aim.at(problem)
+        points = self._starts(problem, starts)
+        count = len(problem.conjunctions)
+        targets = torch.arange(count, device=points.device).repeat_interleave(len(points))
+        points = points.repeat(count, *(1,) * (points.dim() - 1))
+        for some in torch.split(torch.arange(len(targets), device=points.device), self.most_points):
+            if self._descend(aim, targets[some], points[some], accept, deadline):
+                return True, aim.best, aim.best_x
+        return False, aim.best, aim.best_x
+
+    def _starts(self, problem: Problem, starts: Tensor | None) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        sampled = problem.box.sample(max(1, self.restarts - 1), generator)[0]
+        lower, upper = problem.box.finite()
+        middle = lower / 2 + upper / 2
+        return torch.cat([middle, sampled] + ([] if starts is None else [starts.to(sampled.device)]))
+
+    def _descend(self, aim: _Aim, targets: Tensor, x: Tensor, accept: Callable[[Tensor], bool], deadline: Deadline) -> bool:
+        """Descend from the points ``x``, each at the conjunction in ``targets``."""
+        lower, upper = aim.problem.box.finite()
+        width = upper - lower
+        decay = (self.last_step / self.first_step) ** (1 / max(1, self.steps - 1))
+        patience = 20
+        for step in range(self.steps + 1):
+            deadline.check()
+            worst, gradient = aim.worst_row(targets, x)
+            for i in aim.note(targets, x, worst)[:patience]:
+                if accept(x[i]):
+                    return True
+                patience -= 1
+            x = (x - self.first_step * decay**step * width * gradient.sign()).clamp(lower, upper)
+        return False
+
+
+@dataclass(eq=False)
+class _Aim:
+    """A problem's conjunctions and, for each, the best point met."""
+
+    problem: Problem
+    objectives: Objectives
+    member: Tensor
+    best: Tensor
+    best_x: Tensor
+
+    @classmethod
+    def at(cls, problem: Problem) -> _Aim:
+        device = problem.box.lower.device
+        number = {row: i for i, row in enumerate(problem.rows)}
+        member = torch.zeros(len(problem.conjunctions), len(number), dtype=torch.bool, device=device)
+        for c, conjunction in enumerate(problem.conjunctions):
+            for row in conjunction.rows:
+                member[c, number[row]] = True
+        best = torch.full((len(member),), torch.inf, dtype=torch.float64, device=device)
+        lower, upper = problem.box.finite()
+        middle = (lower / 2 + upper / 2).expand(len(member), *problem.box.shape).clone()
+        return cls(problem, problem.objectives().to(device), member, best, middle)
+
+    def worst_row(self, targets: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The greatest row of each point's conjunction, (N,), -inf if it has none, and its gradient in x."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            rows = row_values(self.problem, self.objectives, x).masked_fill(~self.member[targets], -torch.inf)
+            worst = torch.cat([rows, rows.new_full((len(x), 1), -torch.inf)], dim=1).amax(1)
+            (gradient,) = torch.autograd.grad(worst[torch.isfinite(worst)].sum(), x, allow_unused=True)
+        return worst.detach().nan_to_num(nan=torch.inf), torch.zeros_like(x) if gradient is None else gradient
+
+    def note(self, targets: Tensor, x: Tensor, worst: Tensor) -> list[int]:
+        """Keep the best points; return the numbers of those that look like counterexamples, best first."""
+        order = torch.argsort(worst).tolist()
+        for c in set(targets.tolist()):
+            i = next(i for i in order if targets[i] == c)
+            if worst[i] < self.best[c]:
+                self.best[c], self.best_x[c] = worst[i], x[i]
+        return [i for i in order if worst[i] <= 0]
+
+
+def row_values(problem: Problem, objectives: Objectives, x: Tensor) -> Tensor:
+    """Values (N, M) of the rows at points x (N, *input_shape); differentiable."""
+    y = problem.network.evaluate(x).flatten(1)
+    values = y @ objectives.outputs[0].T + objectives.constant
+    if objectives.inputs is not None:
+        values = values + x.flatten(1) @ objectives.inputs[0].T
+    return values

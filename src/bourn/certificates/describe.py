@@ -1,0 +1,75 @@
+"""Verdicts in words, for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from bourn.certificates.evidence import Counterexample, Falsified, OpenConjunction, Unknown, Verdict, Verified
+
+
+def describe(verdict: Verdict, shown: int = 5) -> list[str]:
+    """Lines that say what the verdict means and rests on; at most ``shown`` open conjunctions in full."""
+    match verdict:
+        case Verified():
+            return _verified(verdict)
+        case Falsified(counterexample=counterexample):
+            return _falsified(counterexample)
+        case Unknown():
+            return _unknown(verdict, shown)
+
+
+def _verified(verdict: Verified) -> list[str]:
+    refutations = [r for found in verdict.refutations for r in found]
+    lines = ["verified: no input of the set is a counterexample"]
+    if refutations:
+        weakest = min(refutations, key=lambda r: r.bound)
+        count = f"{len(refutations)} conjunction{'s' if len(refutations) != 1 else ''}"
+        lines.append(f"proved by {', '.join(verdict.methods)}: {count} refuted, the closest with {weakest.bound:.6g} above 0")
+    else:
+        lines.append("proved by nothing more than reading: the specification has no counterexample in any network")
+    lines.append(f"holds in {verdict.semantics}")
+    return lines
+
+
+def _falsified(found: Counterexample) -> list[str]:
+    rows = found.conjunction.rows
+    values = ", ".join(f"{float(row.value(found.x.tolist(), found.y.tolist())):.6g}" for row in rows[:5])
+    more = ", ..." if len(rows) > 5 else ""
+    return [
+        "falsified: a counterexample was found",
+        f"replayed in {found.replayed_in}; it lies in the input set and satisfies every row of {_short(str(found.conjunction))}",
+        f"input  {_vector(found.x.tolist())}",
+        f"output {_vector(found.y.tolist())}",
+        *([f"rows (at most 0): {values}{more}"] if rows else []),
+    ]
+
+
+def _unknown(verdict: Unknown, shown: int) -> list[str]:
+    lines = [f"unknown: {verdict.reason}"]
+    for o in sorted(verdict.open, key=lambda o: o.bound)[-shown:]:
+        lines.extend(_open(o))
+    if len(verdict.open) > shown:
+        lines.append(f"... and {len(verdict.open) - shown} more")
+    return lines
+
+
+def _open(o: OpenConjunction) -> list[str]:
+    bound = "no bound" if math.isinf(o.bound) else f"best bound {o.bound:.6g} by {o.method}"
+    attained = "" if math.isinf(o.attained) else f", the attack came to {o.attained:.6g}"
+    lines = [f"open: {_short(str(o.conjunction))}: {bound} (above 0 is needed){attained}"]
+    total = sum(loss.amount for loss in o.losses)
+    if total > 0:
+        share = ", ".join(f"{loss.amount / total:.0%} at {loss.where}" for loss in o.losses[:4])
+        lines.append(f"      of the gap of {total:.6g} between the two, {share}")
+    return lines
+
+
+def _vector(values: Iterable[float], most: int = 8) -> str:
+    listed = list(values)
+    text = ", ".join(f"{v:.6g}" for v in listed[:most])
+    return f"[{text}{', ... ' + str(len(listed)) + ' in all' if len(listed) > most else ''}]"
+
+
+def _short(text: str, most: int = 100) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."

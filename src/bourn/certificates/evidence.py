@@ -1,0 +1,142 @@
+"""Evidence and verdicts: a verdict that is not unknown cannot be made without its evidence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from bourn.problem.problem import Case
+from bourn.problem.specification import Conjunction
+
+SEMANTICS_REAL = "real arithmetic, weights as stored"
+"""What a proof speaks of: the network's function in exact real arithmetic, for the weights in the file."""
+
+
+@dataclass(frozen=True)
+class Refutation:
+    """Why a conjunction cannot hold on a box: sum of weights[i] * row i is at least ``bound`` there.
+
+    ``bound`` is above 0, or it is 0 and a strict row has a positive weight.  Raises ValueError otherwise.
+    """
+
+    conjunction: Conjunction
+    weights: tuple[float, ...]
+    bound: float
+    method: str
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != len(self.conjunction.rows) or not all(0 <= w < math.inf for w in self.weights):
+            raise ValueError("a refutation has one finite weight of at least 0 for every row")
+        if not refutes(self.conjunction, self.weights, self.bound):
+            raise ValueError(f"a bound of {self.bound} does not refute {self.conjunction}")
+
+
+def refutes(conjunction: Conjunction, weights: tuple[float, ...], bound: float) -> bool:
+    """Whether "the weighted sum of rows is at least ``bound``" contradicts "all rows hold"."""
+    strict = any(w > 0 and row.strict for w, row in zip(weights, conjunction.rows, strict=True))
+    return any(w > 0 for w in weights) and (bound > 0 or (strict and bound >= 0))
+
+
+@dataclass(frozen=True, eq=False)
+class Counterexample:
+    """An input of a case's box, and the outputs that the replay gave, which satisfy the case's specification.
+
+    ``x`` and ``y`` are flat float64 arrays (of float32 numbers where the model is float32).  Box and rows
+    are checked in exact arithmetic, as written; raises ValueError where one of them does not hold.
+    """
+
+    case: Case
+    x: np.ndarray
+    y: np.ndarray
+    replayed_in: str
+
+    def __post_init__(self) -> None:
+        if not is_counterexample(self.case, self.x, self.y):
+            raise ValueError("the replayed point is not a counterexample")
+
+    @property
+    def conjunction(self) -> Conjunction:
+        """The first conjunction that holds."""
+        return next(c for c in self.case.specification.conjunctions if c.holds(self.x.tolist(), self.y.tolist()))
+
+
+def is_counterexample(case: Case, x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether x lies in the box and (x, y) satisfies a conjunction, exactly."""
+    import torch
+
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return False
+    inside = case.box.contains(torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64))[None])
+    return bool(inside.all()) and case.specification.holds(x.tolist(), y.tolist())
+
+
+@dataclass(frozen=True)
+class Verified:
+    """No input of any case has a counterexample: one refutation for every conjunction of every case."""
+
+    refutations: tuple[tuple[Refutation, ...], ...]
+    cases: tuple[Case, ...]
+    semantics: str = SEMANTICS_REAL
+
+    def __post_init__(self) -> None:
+        if len(self.cases) != len(self.refutations) or not self.cases:
+            raise ValueError("a proof has the refutations of every case")
+        for case, found in zip(self.cases, self.refutations, strict=True):
+            if tuple(r.conjunction for r in found) != case.specification.conjunctions:
+                raise ValueError("a proof refutes every conjunction of a case, in order")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that the refutations come from, without repetition."""
+        return tuple(dict.fromkeys(r.method for found in self.refutations for r in found))
+
+
+@dataclass(frozen=True, eq=False)
+class Falsified:
+    """A counterexample was found and replayed."""
+
+    counterexample: Counterexample
+
+    @property
+    def semantics(self) -> str:
+        return f"replayed in {self.counterexample.replayed_in}"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How much of the gap between a point's value and the bound arises at one place."""
+
+    where: str
+    amount: float
+
+
+@dataclass(frozen=True)
+class OpenConjunction:
+    """A conjunction that is neither refuted nor satisfied by any point found.
+
+    ``bound``: the best lower bound of its hardest row, which had to be above 0; ``attained``: the least
+    value of the greatest row that the attack found (a counterexample needs at most 0); ``losses``: where the
+    difference of the two arises, greatest first.
+    """
+
+    case: int
+    conjunction: Conjunction
+    bound: float
+    method: str
+    attained: float
+    losses: tuple[Loss, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Neither: the reason, and what is open."""
+
+    reason: str
+    timed_out: bool = False
+    open: tuple[OpenConjunction, ...] = ()
+    semantics: str = SEMANTICS_REAL
+
+
+Verdict = Verified | Falsified | Unknown

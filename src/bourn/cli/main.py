@@ -1,0 +1,99 @@
+"""The command group, its options ``--name`` and ``--version``, and what becomes of errors.
+
+Exit status: 0 with a verdict (unknown and timed-out are verdicts), 2 for a user's error, 70 for a defect of
+bourn, 130 after Ctrl-C.  Results go to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+
+import click
+
+from bourn._version import __version__
+from bourn.errors import BournError
+
+STARTED = time.monotonic()
+"""When the command began, nearly: the time limit counts from here."""
+
+_COMMANDS = {
+    "bound": "bourn.cli.bound",
+    "methods": "bourn.cli.methods",
+    "supports": "bourn.cli.supports",
+    "verify": "bourn.cli.verify",
+}
+
+
+class _LazyGroup(click.Group):
+    """Loads a command's module when it is asked for, so that ``bourn --version`` answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(_COMMANDS[cmd_name]).command
+        assert isinstance(command, click.Command)
+        return command
+
+
+def _print_name(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        click.echo("bourn")
+        ctx.exit()
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(version)s")
+@click.option("--name", is_flag=True, expose_value=False, is_eager=True, callback=_print_name, help="Print the tool's name.")
+def group() -> None:
+    """Certify what a neural network does on a whole region of inputs, by convex relaxation."""
+
+
+def main() -> None:
+    """The entry point: runs the command and turns every failure into one line and an exit status."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit status."""
+    try:
+        status = group.main(arguments, prog_name="bourn", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.ClickException as error:
+        where = f" (see 'bourn {error.ctx.info_name} --help')" if isinstance(error, click.UsageError) and error.ctx else ""
+        return _fail(error.format_message() + where, 2)
+    except BournError as error:
+        return _fail(str(error), 2)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted; no verdict", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except MemoryError:
+        return _fail("out of memory; a smaller question or a machine with more memory is needed", 71)
+    except Exception as error:
+        if os.environ.get("BOURN_DEBUG"):
+            raise
+        if "can't allocate memory" in str(error) or "out of memory" in str(error):
+            return _fail("out of memory; a smaller question or a machine with more memory is needed", 71)
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        return _fail(f"internal error, please report it: {message[:300]} (BOURN_DEBUG=1 shows where)", 70)
+
+
+def _fail(message: str, status: int) -> int:
+    click.echo(f"bourn: {' '.join(message.split())}", err=True)
+    return status
+
+
+def plural(count: int, one: str, many: str) -> str:
+    """A count with the right form of its noun."""
+    return f"{count} {one if count == 1 else many}"

@@ -1,0 +1,33 @@
+"""Weights for conjunctions: the lambda with which a weighted sum of rows is bounded above 0."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bourn.problem.input_set import Box
+
+
+def best_weights(box: Box, matrix: Tensor, constant: Tensor, steps: int = 200) -> Tensor:
+    """Weights (K,), at least 0 with sum 1, that raise the minimum over the box of their sum of linear functions.
+
+    ``matrix`` (K, *input_shape) and ``constant`` (K,) are functions below K rows on a batch of one box.  The
+    minimum is concave in the weights; exponentiated supergradient ascent, the best weights kept.  No bound
+    comes from here: the caller bounds the weighted row anew.
+    """
+    count = len(constant)
+    flat = matrix.reshape(count, -1)
+    lower, upper = (t.reshape(-1) for t in box.finite())
+    scale = (flat.abs() @ (upper - lower) + 1e-12).max()
+    weights = torch.full((count,), 1.0 / count, dtype=torch.float64, device=flat.device)
+    best, best_value = weights, -torch.inf
+    for step in range(steps):
+        row = weights @ flat
+        x = torch.where(row > 0, lower, upper)
+        values = flat @ x + constant
+        value = float(weights @ values)
+        if value > best_value:
+            best, best_value = weights, value
+        raised = weights * torch.exp(4.0 / (1 + step) ** 0.5 * (values - values.max()) / scale)
+        weights = raised / raised.sum()
+    return best

@@ -1,0 +1,352 @@
+"""verify: a plan that goes from cheap to dear - attack, bounds, attack - and stops as soon as all is decided."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bourn.attacks.projected_gradient import ProjectedGradient
+from bourn.certificates.describe import describe
+from bourn.certificates.evidence import (
+    Counterexample,
+    Falsified,
+    Loss,
+    OpenConjunction,
+    Refutation,
+    Unknown,
+    Verdict,
+    Verified,
+    is_counterexample,
+    refutes,
+)
+from bourn.deadline import Deadline, OutOfTime
+from bourn.errors import UsageError
+from bourn.formats.model import Model, load
+from bourn.interval import Interval
+from bourn.problem.problem import Objectives, Problem, Question, problems
+from bourn.problem.specification import Conjunction, Row
+from bourn.program.linear_bounds import back_substitute
+from bourn.program.losses import losses
+from bourn.solvers.back_substitution import Substituted
+from bourn.solvers.base import Prepared, output_rows
+from bourn.solvers.combination import best_weights
+from bourn.solvers.methods import Method, method
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is tried, in order.  ``combined``: methods run at last on the best inner bounds of all before them."""
+
+    quick_attack: ProjectedGradient | None
+    methods: tuple[Method, ...]
+    combined: tuple[Method, ...]
+    last_attack: ProjectedGradient | None
+
+
+CHEAP_FIRST = Plan(
+    quick_attack=ProjectedGradient(steps=20, restarts=4),
+    methods=(method("ibp"), method("crown"), method("fast-lin")),
+    combined=(method("crown"),),
+    last_attack=ProjectedGradient(steps=100, restarts=20, seed=1),
+)
+"""The plan that ``bourn verify`` follows."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a run, for the log: what was done, how long it took, how many conjunctions it left open."""
+
+    what: str
+    seconds: float
+    open: int
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A verdict and how it was reached."""
+
+    verdict: Verdict
+    model: Model
+    question: Question
+    seconds: float
+    steps: tuple[Step, ...]
+
+    @property
+    def status(self) -> str:
+        """``unsat`` (verified), ``sat`` (falsified), ``unknown`` or ``timed-out``."""
+        match self.verdict:
+            case Verified():
+                return "unsat"
+            case Falsified():
+                return "sat"
+            case Unknown(timed_out=timed_out):
+                return "timed-out" if timed_out else "unknown"
+
+    def __str__(self) -> str:
+        return "\n".join([*describe(self.verdict), f"{self.seconds:.2f} s"])
+
+
+def verify(
+    model: Any,
+    question: Any,
+    *,
+    timeout: float | None = None,
+    plan: Plan = CHEAP_FIRST,
+    example: Any = None,
+    device: str = "cpu",
+    log: Callable[[Step], None] | None = None,
+) -> Result:
+    """Decide whether ``question`` has a counterexample in ``model``.
+
+    ``model``: see :func:`bourn.load`.  ``question``: a VNN-LIB file's path or a :class:`Question`.  ``timeout``:
+    seconds, reading included (None: none).  ``log`` is called with every step as it ends.  A ``Verified`` holds
+    in real arithmetic for the weights as stored; a ``Falsified`` carries a replayed input; everything else,
+    the timeout included, is ``Unknown`` with its reason.  Sound, not complete.
+
+    Raises :class:`bourn.errors.BournError` where model or question cannot be used.
+    """
+    began = time.monotonic()
+    deadline = Deadline(timeout)
+    asked = _question(question)
+    loaded = load(model, example=example)
+    run = _Run(loaded, asked, plan, deadline, device, log)
+    verdict = run.decide()
+    return Result(verdict, loaded, asked, time.monotonic() - began, tuple(run.steps))
+
+
+def _question(question: Any) -> Question:
+    if isinstance(question, Question):
+        return question
+    if isinstance(question, str | Path):
+        from bourn.formats.vnnlib import load as load_vnnlib
+
+        return load_vnnlib(question)
+    raise UsageError(f"a question is a VNN-LIB file's path or a Question, not a {type(question).__name__}")
+
+
+@dataclass(eq=False)
+class _Case:
+    """What is known of one case while it is worked on."""
+
+    number: int
+    problem: Problem
+    refuted: dict[int, Refutation] = field(default_factory=dict)
+    row_bounds: dict[Row, tuple[float, str]] = field(default_factory=dict)
+    inner: dict[int, Interval] | None = None
+    attained: list[float] = field(default_factory=list)
+    best_points: Tensor | None = None
+    prepared: Prepared | None = None
+
+    @property
+    def open(self) -> list[int]:
+        return [k for k in range(len(self.problem.conjunctions)) if k not in self.refuted]
+
+
+class _Run:
+    """The state of one call of :func:`verify`."""
+
+    def __init__(
+        self, model: Model, question: Question, plan: Plan, deadline: Deadline, device: str, log: Callable[[Step], None] | None
+    ) -> None:
+        self.model, self.question, self.plan, self.deadline, self.log = model, question, plan, deadline, log
+        graph = model.graph.to(device) if device != "cpu" else model.graph
+        asked = problems(graph, question)
+        self.cases = [
+            _Case(number, Problem(p.network, p.box.to(device), p.specification) if device != "cpu" else p)
+            for number, p in enumerate(asked)
+        ]
+        self.steps: list[Step] = []
+        self.found: Counterexample | None = None
+
+    def decide(self) -> Verdict:
+        """Work through the plan until nothing is open or the time is over."""
+        timed_out = False
+        try:
+            for case in self.cases:
+                if case.open and self._work_on(case):
+                    break
+        except OutOfTime:
+            timed_out = True
+        if self.found is not None:
+            return Falsified(self.found)
+        if not any(case.open for case in self.cases):
+            refutations = tuple(tuple(c.refuted[k] for k in range(len(c.problem.conjunctions))) for c in self.cases)
+            return Verified(refutations, self.question.cases)
+        return self._unknown(timed_out)
+
+    def _work_on(self, case: _Case) -> bool:
+        """Run the plan on one case; True if a counterexample was found."""
+        if self.plan.quick_attack is not None and self._attack(case, self.plan.quick_attack, "attack"):
+            return True
+        for step in self.plan.methods:
+            self._bound(case, step, None)
+            if not case.open:
+                return False
+        for step in self.plan.combined:
+            self._bound(case, step, case.inner)
+            if not case.open:
+                return False
+        return self.plan.last_attack is not None and self._attack(case, self.plan.last_attack, "longer attack")
+
+    def _done(self, what: str, began: float) -> None:
+        step = Step(what, time.monotonic() - began, sum(len(c.open) for c in self.cases))
+        self.steps.append(step)
+        if self.log is not None:
+            self.log(step)
+
+    def _attack(self, case: _Case, attack: ProjectedGradient, name: str) -> bool:
+        began = time.monotonic()
+        open_ = tuple(case.problem.conjunctions[k] for k in case.open)
+        problem = replace(case.problem, specification=replace(case.problem.specification, conjunctions=open_))
+        found, best, points = attack.run(problem, lambda x: self._accept(case, x), self.deadline, self._likely_points(case))
+        if not case.attained:
+            case.attained = [math.inf] * len(case.problem.conjunctions)
+            case.best_points = case.problem.box.interval.center.repeat(len(case.attained), *(1,) * len(case.problem.box.shape))
+        for k, value, point in zip(case.open, best.tolist(), points, strict=True):
+            if value < case.attained[k]:
+                assert case.best_points is not None
+                case.attained[k] = value
+                case.best_points[k] = point
+        self._done(name, began)
+        return found
+
+    def _likely_points(self, case: _Case) -> Tensor | None:
+        """The corners at which the linear bounds of the open rows are least, and the best points met."""
+        if not isinstance(case.prepared, Substituted) or case.best_points is None:
+            return None
+        on_input = self._input_rows(case.prepared, case.problem.objectives())[:, 0]
+        lower, upper = case.problem.box.finite()
+        return torch.cat([torch.where(on_input > 0, lower, upper), case.best_points])
+
+    def _input_rows(self, prepared: Substituted, objectives: Objectives) -> Tensor:
+        """The rows on the input (M, 1, *input_shape) that the linear bounds below the objectives have."""
+        rows = output_rows(prepared.graph, objectives.to(prepared.box.lower.device))
+        found = back_substitute(prepared.program, rows, objectives.constant.to(prepared.box.lower.device), keep=(0,))
+        if 0 not in found.kept:  # the output does not depend on the input
+            return prepared.box.lower.new_zeros(len(objectives), *prepared.box.lower.shape)
+        return found.kept[0].transpose(0, 1)
+
+    def _accept(self, case: _Case, x: Tensor) -> bool:
+        """Replay a candidate; keep it if it is a counterexample as written."""
+        asked = self.question.cases[case.number]
+        lower, upper = asked.box.inner if asked.box.inner is not None else (asked.box.lower, asked.box.upper)
+        point = self.model.representable(
+            x.detach().cpu().reshape(-1).numpy(), lower.reshape(-1).numpy(), upper.reshape(-1).numpy()
+        )
+        y = self.model.run(point)
+        if not is_counterexample(asked, point, y):
+            return False
+        self.found = Counterexample(asked, point, y, self.model.replayed_in)
+        return True
+
+    def _bound(self, case: _Case, step: Method, inner: dict[int, Interval] | None) -> None:
+        """Bound all rows by one method and refute what that refutes."""
+        began = time.monotonic()
+        self.deadline.check()
+        problem = case.problem
+        prepared = step.prepare(problem.network, problem.box, inner=inner, deadline=self.deadline)
+        name = step.name if inner is None else f"{step.name} on the best inner bounds"
+        case.inner = _best(case.inner, prepared)
+        if isinstance(prepared, Substituted):
+            case.prepared = prepared
+        objectives = problem.objectives().to(problem.box.lower.device)
+        if len(objectives):
+            for row, bound in zip(problem.rows, prepared.minimise(objectives).bound[0].tolist(), strict=True):
+                if row not in case.row_bounds or bound > case.row_bounds[row][0]:
+                    case.row_bounds[row] = (bound, name)
+        for k in case.open:
+            refutation = self._by_one_row(case, problem.conjunctions[k]) or self._by_rows_together(case, prepared, k, name)
+            if refutation is not None:
+                case.refuted[k] = refutation
+        self._done(name, began)
+
+    @staticmethod
+    def _by_one_row(case: _Case, conjunction: Conjunction) -> Refutation | None:
+        for i, row in enumerate(conjunction.rows):
+            bound, name = case.row_bounds[row]
+            weights = tuple(float(i == j) for j in range(len(conjunction.rows)))
+            if refutes(conjunction, weights, bound):
+                return Refutation(conjunction, weights, bound, name)
+        return None
+
+    def _by_rows_together(self, case: _Case, prepared: Prepared, k: int, name: str) -> Refutation | None:
+        """Look for weights of the rows with which their sum stays above 0, and bound that sum anew."""
+        conjunction = case.problem.conjunctions[k]
+        if len(conjunction.rows) < 2 or not isinstance(prepared, Substituted):
+            return None
+        device = prepared.box.lower.device
+        inputs, outputs = math.prod(prepared.graph.input_shape), math.prod(prepared.graph.output_shape)
+        own = Objectives.from_rows(conjunction.rows, inputs, outputs).to(device)
+        matrix = self._input_rows(prepared, own)[:, 0]
+        low, _ = prepared.box.minimise_linear(matrix[None])
+        bounds = prepared.minimise(own).bound[0]
+        if not bool(torch.isfinite(bounds).all() & torch.isfinite(low).all()):
+            return None
+        weights = tuple(best_weights(prepared.box, matrix, bounds - low[0]).tolist())
+        joint = Objectives.from_rows([_weighted(conjunction, weights)], inputs, outputs).to(device)
+        bound = float(prepared.minimise(joint).bound[0, 0])
+        return Refutation(conjunction, weights, bound, name) if refutes(conjunction, weights, bound) else None
+
+    def _unknown(self, timed_out: bool) -> Unknown:
+        """The reason, and for every open conjunction its best bound and where it is lost."""
+        open_ = []
+        for case in self.cases:
+            for k in case.open:
+                conjunction = case.problem.conjunctions[k]
+                known = [case.row_bounds[row] for row in conjunction.rows if row in case.row_bounds]
+                bound, name = max(known, default=(-math.inf, "none"))
+                attained = case.attained[k] if case.attained else math.inf
+                lost = () if timed_out else self._losses(case, k)
+                open_.append(OpenConjunction(case.number, conjunction, bound, name, attained, lost))
+        total = sum(len(c.problem.conjunctions) for c in self.cases)
+        if timed_out:
+            reason = f"out of time after {self.deadline.seconds:g} s, {len(open_)} of {total} conjunctions open"
+        elif any(math.isinf(o.bound) and not _bounded(self.cases[o.case].problem) for o in open_):
+            reason = f"the input set is unbounded, and {len(open_)} of {total} conjunctions have no finite bound"
+        else:
+            reason = f"{len(open_)} of {total} conjunctions neither refuted by any bound nor met by any attack"
+        return Unknown(reason, timed_out, tuple(open_))
+
+    def _losses(self, case: _Case, k: int) -> tuple[Loss, ...]:
+        """Where the bound of the conjunction's best row is lost, at the attack's best point."""
+        conjunction = case.problem.conjunctions[k]
+        prepared = case.prepared
+        if not isinstance(prepared, Substituted) or case.best_points is None or not conjunction.rows:
+            return ()
+        row = max(conjunction.rows, key=lambda r: case.row_bounds[r][0])
+        graph = prepared.graph
+        objectives = Objectives.from_rows([row], math.prod(graph.input_shape), math.prod(graph.output_shape))
+        objectives = objectives.to(prepared.box.lower.device)
+        rows = output_rows(graph, objectives)
+        found = back_substitute(prepared.program, rows, objectives.constant, keep={0, *graph.nonlinear})
+        places = losses(prepared.program, found, case.best_points[k : k + 1])
+        named = [Loss("the input set" if v == 0 else graph.nodes[v].name, amount) for v, amount in places.items()]
+        return tuple(sorted(named, key=lambda loss: -loss.amount))
+
+
+def _bounded(problem: Problem) -> bool:
+    return bool(torch.isfinite(problem.box.interval.magnitude).all())
+
+
+def _best(known: dict[int, Interval] | None, prepared: Prepared) -> dict[int, Interval]:
+    """The tighter of both bounds for every pre-activation."""
+    bounds = prepared.bounds
+    return dict(bounds) if known is None else {z: known[z].intersect(b) for z, b in bounds.items()}
+
+
+def _weighted(conjunction: Conjunction, weights: tuple[float, ...]) -> Row:
+    """The sum of the rows by weight, exactly."""
+    from fractions import Fraction
+
+    exact = [Fraction(w) for w in weights]
+    outputs = [(i, w * c) for w, row in zip(exact, conjunction.rows, strict=True) for i, c in row.outputs]
+    inputs = [(i, w * c) for w, row in zip(exact, conjunction.rows, strict=True) for i, c in row.inputs]
+    constant = sum((w * row.constant for w, row in zip(exact, conjunction.rows, strict=True)), Fraction(0))
+    return Row.of(outputs, inputs, constant)
