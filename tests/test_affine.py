@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,7 +36,7 @@ def batched_dense(draw: st.DrawFn) -> Affine:
     k, n, m, s, t = (draw(st.integers(1, 3)) for _ in range(5))
     leading = [((), (s,)), ((1,), (s,)), ((s,), (s,)), ((s,), (1,)), ((t, 1), (s,)), ((1,), (t, s)), ((t, s), (1, s))]
     x, w = draw(st.sampled_from(leading))
-    out = (*torch.broadcast_shapes(x, w), k, m)
+    out = (*np.broadcast_shapes(x, w), k, m)
     return affine.BatchedDense(in_shapes=((*x, k, n),), out_shape=out, weight=_numbers(draw, *w, n, m))
 
 

@@ -130,6 +130,16 @@ def _parsed(data: bytes, source: str, folder: Path | None = None) -> onnx.ModelP
     return model
 
 
+def with_open_batch(data: bytes, source: str) -> bytes:
+    """The file with a symbolic batch wherever an input states 0, which onnxruntime would take at its word."""
+    model = _parsed(data, source)
+    for info in model.graph.input:
+        dimensions = info.type.tensor_type.shape.dim
+        if len(dimensions) and dimensions[0].dim_value == 0:
+            dimensions[0].dim_param = "batch"
+    return bytes(model.SerializeToString())
+
+
 def signature(model: onnx.ModelProto) -> Signature:
     """The declared inputs and outputs; raises :class:`NetworkError` for types other than floats."""
     constants = {t.name for t in model.graph.initializer}

@@ -67,15 +67,26 @@ class Replay:
         options.log_severity_level = 4
         if not optimise:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            # onnxruntime's exceptions have no common base.
-            raise NetworkError(f"{self._source}: onnxruntime cannot run it: {_one_line(error)}") from None
+        self._session = self._opened(model, options)
+        if any(i.shape[:1] == [0] for i in self._session.get_inputs()):
+            # Imports onnx, which a replay otherwise does without.
+            from bourn.formats.onnx import with_open_batch
+
+            data = model if isinstance(model, bytes) else Path(model).read_bytes()
+            self._session = self._opened(with_open_batch(data, self._source), options)
         self._inputs = [
             (i.name, self._element_type(i.name, i.type), self._shape(i.name, i.shape)) for i in self._session.get_inputs()
         ]
         self._outputs = [o.name for o in self._session.get_outputs()]
+
+    def _opened(self, model: bytes | str, options: Any) -> Any:
+        import onnxruntime
+
+        try:
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            # onnxruntime's exceptions have no common base.
+            raise NetworkError(f"{self._source}: onnxruntime cannot run it: {_one_line(error)}") from None
 
     def _element_type(self, name: str, stated: str) -> type[np.floating[Any]]:
         if stated not in _ELEMENT_TYPES:
