@@ -111,8 +111,8 @@ def _network(state: Mapping[str, Tensor], source: str) -> nn.Sequential:
 
 
 def _is_first_linear(state: Mapping[str, Tensor], position: int) -> bool:
-    earlier = [w for key, w in state.items() if key.endswith(".weight") and int(key.split(".")[0]) < position]
-    return state[f"{position}.weight"].dim() == 2 and all(w.dim() == 4 for w in earlier)
+    ranks = {int(key.split(".")[0]): w.dim() for key, w in state.items() if key.endswith(".weight")}
+    return position == min((p for p, rank in ranks.items() if rank == 2), default=None)
 
 
 def _layer(state: Mapping[str, Tensor], position: int, source: str) -> nn.Module:

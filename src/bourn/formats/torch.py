@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
 import warnings
@@ -19,7 +20,8 @@ def export(module: nn.Module, example: Tensor | Sequence[int]) -> bytes:
     """The module in evaluation mode as the bytes of an ONNX file.
 
     ``example`` is an input, or the shape of one, its leading 1 included.  Weights are stored as the module
-    holds them: nothing is folded or fused, which would round.  The module's own mode is left as it is.
+    holds them: nothing is folded or fused, which would round.  Numbers that are no tensors (a leaky slope,
+    an epsilon) become float32, for ONNX has no other kind of attribute.  The module's own mode is left as it is.
     Raises :class:`NetworkError` if torch cannot export it.
     """
     # Only the TorchScript exporter works without another package; torch 2.4 has no choice yet.
@@ -29,8 +31,10 @@ def export(module: nn.Module, example: Tensor | Sequence[int]) -> bytes:
     file: Any = io.BytesIO()
     try:
         module.eval()
-        with warnings.catch_warnings(), torch.no_grad():
+        # On a failure torch prints its own view of the module; the message of the error is enough.
+        with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.filterwarnings("ignore", "Constant folding", UserWarning)
             torch.onnx.export(
                 module,
                 (_example(module, example),),
