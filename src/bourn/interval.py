@@ -60,4 +60,5 @@ class Interval:
         return Interval(torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper))
 
     def to(self, device: torch.device | str) -> Interval:
+        """The same bounds on ``device``."""
         return Interval(self.lower.to(device), self.upper.to(device))

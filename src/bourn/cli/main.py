@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> int:
         click.echo(error.format_message(), err=True)
         return 2
     except click.ClickException as error:
-        where = f" (see 'bourn {error.ctx.info_name} --help')" if isinstance(error, click.UsageError) and error.ctx else ""
+        where = f" (see '{error.ctx.command_path} --help')" if isinstance(error, click.UsageError) and error.ctx else ""
         return _fail(error.format_message() + where, 2)
     except BournError as error:
         return _fail(str(error), 2)

@@ -13,10 +13,13 @@ def command() -> None:
 
     from bourn.solvers.methods import METHODS
 
-    table = Table(title="Methods, from cheap to dear: all sound, none complete", show_lines=False)
-    for heading in ("name", "known as", "relaxation", "solved by", "inner bounds", "source"):
-        table.add_column(heading)
+    table = Table(title="Methods, from cheap to dear: all sound, none complete", show_lines=True)
+    for heading in ("name", "relaxation"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("solved by", min_width=17)
+    for heading in ("inner bounds", "source"):
+        table.add_column(heading, overflow="fold")
     for m in METHODS:
-        names = ", ".join((m.name, *m.aliases))
-        table.add_row(names, m.title, m.relaxation, m.solved_by, m.inner_bounds, m.source)
+        other = f"\n({', '.join(m.aliases)})" if m.aliases else ""
+        table.add_row(f"[bold]{m.name}[/bold]{other}", m.relaxation, m.solved_by, m.inner_bounds, m.source)
     Console().print(table)

@@ -57,13 +57,13 @@ def image_question(
 
 
 def read_image(file: str, index: int, size: int) -> np.ndarray:
-    """Image number ``index`` of a NumPy file as ``size`` flat numbers: of a .npz the array ``images``, ``x`` or the first."""
+    """Image number ``index`` of a NumPy file as ``size`` flat numbers: of a .npz the array ``images``, ``image``, ``x`` or the first."""
     import numpy as np
 
     try:
         data = np.load(Path(file), allow_pickle=False)
         if isinstance(data, np.lib.npyio.NpzFile):
-            name = next((n for n in ("images", "x") if n in data.files), data.files[0])
+            name = next((n for n in ("images", "image", "x") if n in data.files), data.files[0])
             data = data[name]
     except (OSError, ValueError, EOFError, IndexError) as error:
         raise UsageError(f"{file}: cannot be read as a NumPy file of images: {' '.join(str(error).split())}") from None

@@ -78,6 +78,7 @@ class Graph:
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are; the CPU if there are none."""
         for node in self.nodes:
             if isinstance(node.operation, Affine):
                 for tensor in node.operation.tensors():
@@ -108,8 +109,9 @@ class Graph:
         try:
             return self._by_name[name]
         except KeyError:
-            known = ", ".join(self._by_name)
-            raise UsageError(f"the network has no node {name!r}; its nodes are {known}") from None
+            known = [self.nodes[v].name for v in (*self.pre_activations, self.output)]
+            some = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
+            raise UsageError(f"the network has no node {name!r}; pre-activations and the output are {some}") from None
 
     def ancestors(self, target: int) -> tuple[int, ...]:
         """Numbers of the nodes that ``target`` depends on, itself included, in order."""
@@ -172,9 +174,11 @@ class GraphBuilder:
         self._names = {name}
 
     def shape(self, number: int) -> Shape:
+        """The shape of node ``number``."""
         return self._nodes[number].shape
 
     def node(self, number: int) -> Node:
+        """Node ``number`` as it stands."""
         return self._nodes[number]
 
     def add(self, operation: Affine | Nonlinearity, *inputs: int, name: str = "", source: str = "") -> int:
@@ -196,4 +200,5 @@ class GraphBuilder:
         return len(self._nodes) - 1
 
     def build(self, output: int) -> Graph:
+        """The graph of all nodes so far, with node ``output`` for its output."""
         return Graph(tuple(self._nodes), output)

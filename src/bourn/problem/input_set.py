@@ -98,6 +98,7 @@ class Box:
         return Box(Interval(self.lower[index], self.upper[index]), inner)
 
     def to(self, device: torch.device | str) -> Box:
+        """The same boxes on ``device``."""
         inner = None if self.inner is None else (self.inner[0].to(device), self.inner[1].to(device))
         return Box(self.interval.to(device), inner)
 

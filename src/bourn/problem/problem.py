@@ -79,6 +79,7 @@ class Objectives:
         return Objectives(cut(self.outputs), None if self.inputs is None else cut(self.inputs), cut(self.constant), self.inexact)
 
     def to(self, device: torch.device | str) -> Objectives:
+        """The same objectives on ``device``."""
         inputs = None if self.inputs is None else self.inputs.to(device)
         return Objectives(self.outputs.to(device), inputs, self.constant.to(device), self.inexact)
 

@@ -79,6 +79,7 @@ class Conjunction:
     rows: tuple[Row, ...]
 
     def holds(self, x: Sequence[float], y: Sequence[float]) -> bool:
+        """Whether every row is satisfied, exactly."""
         return all(row.holds(x, y) for row in self.rows)
 
     def __str__(self) -> str:

@@ -24,10 +24,12 @@ class PiecewiseLinear(ElementWise):
 
     @property
     def knots(self) -> tuple[float, ...]:
+        """Where the pieces meet, ascending."""
         raise NotImplementedError
 
     @property
     def pieces(self) -> tuple[tuple[float, float], ...]:
+        """(slope, offset) of every piece, from left to right."""
         raise NotImplementedError
 
     @property
