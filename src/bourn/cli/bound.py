@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bourn.cli import main
+from bourn.cli.main import plural
 from bourn.cli.questions import image_options, read_image
 from bourn.errors import UsageError
 
@@ -74,7 +74,7 @@ def command(
         except OSError as error:
             raise UsageError(f"{save}: cannot be written: {error.strerror}") from None
         click.echo(f"{len(found.nodes)} nodes written to {save}", err=True)
-    click.echo(f"{found.method.title}: {found.seconds:.3f} s, {main.plural(box.batch, 'input box', 'input boxes')}", err=True)
+    click.echo(f"{found.method.title}: {found.seconds:.3f} s, {plural(box.batch, 'input box', 'input boxes')}", err=True)
     for name, z in found.nodes.items():
         click.echo(f"{name} {list(z.shape[1:])}")
         if z.lower[0].numel() > 20 or box.batch > 1:

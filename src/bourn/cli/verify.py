@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bourn.cli import main
+from bourn.cli.main import STARTED
 from bourn.cli.questions import image_options, image_question
 from bourn.errors import BournError, UsageError
 
@@ -77,7 +77,7 @@ def command(
 def _time_left(timeout: float) -> float:
     if not timeout > 0:
         raise UsageError(f"the timeout is {timeout:g} s; it must be above 0")
-    return max(1e-3, timeout - (time.monotonic() - main.STARTED))
+    return max(1e-3, timeout - (time.monotonic() - STARTED))
 
 
 def _network_and_query(files: tuple[str, ...], networks: tuple[str, ...], has_image: bool) -> tuple[str, str | None]:
