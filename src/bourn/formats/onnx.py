@@ -86,7 +86,10 @@ def from_model(model: onnx.ModelProto, source: str = "the model", *, simplify: b
 
 
 def diagnose(path: str | Path) -> list[Obstacle]:
-    """Every node that stops the reading of a file, in order; empty if it can be loaded."""
+    """Every node that stops the reading of a file, in order; empty if it can be loaded.
+
+    Raises :class:`NetworkError` where the fault is the file's, not a node's.
+    """
     reading = _Reading(read_model(path), str(path))
     found: list[Obstacle] = []
     for node in reading.needed:

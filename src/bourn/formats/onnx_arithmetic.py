@@ -50,6 +50,7 @@ def scale(use: Use, value: Value, factor: Constant, part: str = "") -> Value:
 
 
 def real(number: float) -> Constant:
+    """A number as a constant of rank 0."""
     return Constant(np.array(float(number)))
 
 
@@ -216,6 +217,8 @@ def reduce(use: Use, value: Value, axes: tuple[int, ...], keepdims: bool, mean: 
     shape = use.shape(value)
     count = math.prod(shape[a] for a in axes)
     if isinstance(value, Constant):
+        if mean and value.integral:
+            raise use.refuse("the mean of integers is rounded")
         total: Value = constants.total(value, axes, keepdims)
     else:
         out_shape = tuple(1 if a in axes else size for a, size in enumerate(shape) if keepdims or a not in axes)

@@ -118,6 +118,7 @@ def divide(a: Constant, b: Constant) -> Constant:
 
 
 def negate(a: Constant) -> Constant:
+    """-a, which is exact."""
     return Constant(-a.array, a.error)
 
 

@@ -94,7 +94,10 @@ def _gather(use: Use) -> Value:
 @rule("GatherElements")
 def _gather_elements(use: Use) -> Value:
     indices, axis = _indices(use), use.attribute("axis", 0)
-    return moved(use, use.value(0), lambda x: np.take_along_axis(x, indices, axis=axis))
+    # Along other axes the indices may be fewer than the entries, which NumPy would repeat or refuse.
+    reached = [slice(size) for size in indices.shape]
+    reached[axis] = slice(None)
+    return moved(use, use.value(0), lambda x: np.take_along_axis(x[tuple(reached)], indices, axis=axis))
 
 
 def _indices(use: Use) -> Array:

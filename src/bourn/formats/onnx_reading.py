@@ -119,6 +119,7 @@ class Use:
         return None if given is None else tuple(int(i) for i in given)
 
     def shape(self, value: Value) -> Shape:
+        """The shape of a value."""
         return self._builder.shape(value) if isinstance(value, int) else value.array.shape
 
     # What it becomes

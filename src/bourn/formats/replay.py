@@ -10,15 +10,12 @@ import gzip
 import math
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bourn.errors import NetworkError, UsageError
-
-if TYPE_CHECKING:
-    import onnx
 
 Floats = NDArray[np.float64]
 
@@ -29,13 +26,20 @@ _ELEMENT_TYPES: dict[str, type[np.floating[Any]]] = {
 }
 
 
+class Serialisable(Protocol):
+    """An ``onnx.ModelProto``, without importing onnx to say so."""
+
+    def SerializeToString(self) -> bytes:
+        """The bytes of the file."""
+
+
 class Replay:
     """A model in onnxruntime, on the CPU with one thread.
 
     Points are flat: all inputs side by side in declaration order, each row-major; outputs likewise.
     """
 
-    def __init__(self, model: bytes | onnx.ModelProto, source: str = "the model", *, optimise: bool = True) -> None:
+    def __init__(self, model: bytes | Serialisable, source: str = "the model", *, optimise: bool = True) -> None:
         """Raises :class:`NetworkError` if onnxruntime cannot run the model; ``source`` names it in messages."""
         self._source = source
         data = model if isinstance(model, bytes) else model.SerializeToString()
