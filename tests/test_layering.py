@@ -20,6 +20,7 @@ LAYERS = (
     "_version",
     "errors",
     "deadline",
+    "device",
     "rounding",
     "interval",
     "relaxations",

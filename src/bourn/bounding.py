@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from bourn.deadline import Deadline
+from bourn.device import device as by_device
 from bourn.errors import UsageError
 from bourn.formats.model import load
 from bourn.interval import Interval
@@ -82,12 +83,12 @@ def bound(
     if input_set.lower[0].numel() != graph.nodes[0].size:
         raise UsageError(f"the input set has shape {input_set.shape}, the network's input {graph.input_shape}")
     box = reshape_box(input_set, graph.input_shape)
-    if device != "cpu":
-        graph, box = graph.to(device), box.to(device)
+    place = by_device(device)
+    graph, box = graph.to(place), box.to(place)
     numbers = [*graph.pre_activations, graph.output] if nodes is None else [graph.number(name) for name in nodes]
     prepared = chosen.prepare(graph, box, deadline=Deadline(timeout))
     found = {graph.nodes[v].name: prepared.node(v) for v in dict.fromkeys(numbers)}
-    values = None if objectives is None else prepared.minimise(objectives.to(device)).bound
+    values = None if objectives is None else prepared.minimise(objectives.to(place)).bound
     return Bounds(chosen, found, values, time.monotonic() - began)
 
 

@@ -27,6 +27,7 @@ from bourn.certificates.evidence import (
     refutes,
 )
 from bourn.deadline import Deadline, OutOfTime
+from bourn.device import device as by_device
 from bourn.errors import UsageError
 from bourn.formats.model import Model, load
 from bourn.interval import Interval
@@ -97,7 +98,7 @@ def verify(
     model: Any,
     question: Any,
     *,
-    timeout: float | None = None,
+    timeout: float | Deadline | None = None,
     plan: Plan = CHEAP_FIRST,
     example: Any = None,
     device: str = "cpu",
@@ -106,14 +107,14 @@ def verify(
     """Decide whether ``question`` has a counterexample in ``model``.
 
     ``model``: see :func:`bourn.load`.  ``question``: a VNN-LIB file's path or a :class:`Question`.  ``timeout``:
-    seconds, reading included (None: none).  ``log`` is called with every step as it ends.  A ``Verified`` holds
+    seconds, reading included (None: none), or a deadline that already runs.  ``log`` is called with every step as it ends.  A ``Verified`` holds
     in real arithmetic for the weights as stored; a ``Falsified`` carries a replayed input; everything else,
     the timeout included, is ``Unknown`` with its reason.  Sound, not complete.
 
     Raises :class:`bourn.errors.BournError` where model or question cannot be used.
     """
     began = time.monotonic()
-    deadline = Deadline(timeout)
+    deadline = timeout if isinstance(timeout, Deadline) else Deadline(timeout)
     asked = _question(question)
     loaded = load(model, example=example)
     run = _Run(loaded, asked, plan, deadline, device, log)
@@ -156,12 +157,9 @@ class _Run:
         self, model: Model, question: Question, plan: Plan, deadline: Deadline, device: str, log: Callable[[Step], None] | None
     ) -> None:
         self.model, self.question, self.plan, self.deadline, self.log = model, question, plan, deadline, log
-        graph = model.graph.to(device) if device != "cpu" else model.graph
-        asked = problems(graph, question)
-        self.cases = [
-            _Case(number, Problem(p.network, p.box.to(device), p.specification) if device != "cpu" else p)
-            for number, p in enumerate(asked)
-        ]
+        place = by_device(device)
+        asked = problems(model.graph.to(place), question)
+        self.cases = [_Case(n, Problem(p.network, p.box.to(place), p.specification)) for n, p in enumerate(asked)]
         self.steps: list[Step] = []
         self.found: Counterexample | None = None
 
