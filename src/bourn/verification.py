@@ -107,9 +107,9 @@ def verify(
     """Decide whether ``question`` has a counterexample in ``model``.
 
     ``model``: see :func:`bourn.load`.  ``question``: a VNN-LIB file's path or a :class:`Question`.  ``timeout``:
-    seconds, reading included (None: none), or a deadline that already runs.  ``log`` is called with every step as it ends.  A ``Verified`` holds
-    in real arithmetic for the weights as stored; a ``Falsified`` carries a replayed input; everything else,
-    the timeout included, is ``Unknown`` with its reason.  Sound, not complete.
+    seconds, reading included (None: none).  ``log`` is called with every step as it ends.  A ``Verified`` holds
+    in real arithmetic for the weights as stored; a ``Falsified`` carries a replayed input; everything else, the
+    timeout included, is ``Unknown`` with its reason.  Sound, not complete.
 
     Raises :class:`bourn.errors.BournError` where model or question cannot be used.
     """

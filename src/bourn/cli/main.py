@@ -16,8 +16,7 @@ import click
 from bourn._version import __version__
 from bourn.errors import BournError
 
-STARTED = time.monotonic()
-"""When the command began, nearly: the time limit counts from here."""
+_STARTED = time.monotonic()
 
 _COMMANDS = {
     "bound": "bourn.cli.bound",
@@ -56,13 +55,13 @@ def group() -> None:
 
 def main() -> None:
     """The entry point: runs the command and turns every failure into one line and an exit status."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:], _STARTED))
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit status."""
+def run(arguments: list[str], began: float | None = None) -> int:
+    """Run the command; returns its exit status.  Time limits count from ``began``, by default now."""
     try:
-        status = group.main(arguments, prog_name="bourn", standalone_mode=False)
+        status = group.main(arguments, prog_name="bourn", standalone_mode=False, obj=time.monotonic() if began is None else began)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
