@@ -72,10 +72,12 @@ def _advance(program: RelaxedProgram) -> RelaxedProgram:
 
 
 def affine_magnitude(operation: Affine, magnitudes: list[Tensor]) -> Tensor:
-    """|A| |x| + |b| for inputs of these magnitudes, (B or 1, *shape)."""
+    """|A| |x| + |b| for inputs of these magnitudes, the stated errors of A and b included, (B or 1, *shape)."""
     bias = torch.zeros((), dtype=torch.float64) if operation.bias is None else operation.bias.abs()
+    if operation.bias_error is not None:
+        bias = bias + operation.bias_error
     if not magnitudes:
         return bias.expand(1, *operation.out_shape)
     batch = max(len(m) for m in magnitudes)
     value = operation.absolute(*(m.expand(batch, *m.shape[1:]) for m in magnitudes))
-    return value + bias.to(value.device)
+    return value * (1 + operation.weight_error) + bias.to(value.device)

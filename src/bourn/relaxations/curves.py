@@ -54,9 +54,11 @@ class PiecewiseLinear(ElementWise):
     def _minus_line(self, vertex: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         """sigma(vertex) - slope * vertex, and a bound of its rounding error (0 where the line is parallel)."""
         piece_slope, piece_offset = self._piece(vertex)
-        product = ((piece_slope - slope) * vertex).masked_fill(piece_slope == slope, 0.0)
-        error = (4 * UNIT * (product.abs() + piece_offset.abs())).masked_fill(product == 0, 0.0)
-        return product + piece_offset, error
+        exact = (piece_slope == slope) | (vertex == 0)
+        product = ((piece_slope - slope) * vertex).masked_fill(exact, 0.0)
+        # The least float64 covers underflow; an infinite vertex gives the limit itself, -inf or inf.
+        error = 4 * UNIT * (product.abs() + piece_offset.abs()) + math.ulp(0.0)
+        return product + piece_offset, error.masked_fill(exact | vertex.isinf(), 0.0)
 
     def range(self, *z: Interval) -> Interval:
         zero = torch.zeros_like(z[0].lower)
@@ -79,6 +81,11 @@ class PiecewiseLinear(ElementWise):
             if upper_slope is not lower_slope:
                 difference, error = self._minus_line(vertex, upper_slope)
             high = torch.maximum(high, up(difference + error).where(error > 0, difference))
+        # A stable interval's own piece is exact; at a knot the piece beyond would only add rounding.
+        own_slope, own_offset = self._piece(z.lower)
+        stable = self.stable(z)
+        low = torch.where(stable & (lower_slope == own_slope), own_offset, low)
+        high = torch.where(stable & (upper_slope == own_slope), own_offset, high)
         # An unbounded interval may have no line of this slope: inf - inf.
         return low.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf), high.nan_to_num(
             nan=math.inf, posinf=math.inf, neginf=-math.inf
@@ -86,8 +93,8 @@ class PiecewiseLinear(ElementWise):
 
     def slopes(self, z: Interval, rule: LineRule) -> tuple[Tensor, Tensor]:
         stable = self.stable(z)
-        own_slope, _ = self._piece(z.center)
-        # A point interval at a knot belongs to either piece; the center decides.
+        # The piece right of the lower end; a point interval at a knot belongs to either.
+        own_slope, _ = self._piece(z.lower)
         if rule is LineRule.PARALLEL:
             chord = self._chord(z.lower, z.upper)
             slope = torch.where(stable, own_slope, chord)

@@ -198,7 +198,7 @@ class Forward(Prepared):
         y = part.output
         if self.graph.output == 0:
             y = _input(part.box)
-        row = objectives.outputs.reshape(-1, len(objectives), y.error[0].numel())
+        row = rows[self.graph.output].flatten(2)
         positive, negative = row.clamp(min=0), row.clamp(max=0)
         matrix = dot(positive, y.lower_matrix.flatten(2).mT) + dot(negative, y.upper_matrix.flatten(2).mT)
         constant = dot(positive, y.lower_constant.flatten(1)[..., None]) + dot(negative, y.upper_constant.flatten(1)[..., None])
