@@ -40,9 +40,12 @@ def _window(use: Use, space: Shape, kernel: Shape) -> Window:
     reach = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True))
     auto = use.attribute("auto_pad", "NOTSET")
     pads = tuple(use.attribute("pads") or (0,) * 2 * rank)
-    ceil = bool(use.attribute("ceil_mode", 0)) and auto == "NOTSET"
+    ceil = bool(use.attribute("ceil_mode", 0))
     if auto in ("SAME_UPPER", "SAME_LOWER"):
-        missing = [max((-(-n // s) - 1) * s + r - n, 0) for n, s, r in zip(space, stride, reach, strict=True)]
+        missing = [(-(-n // s) - 1) * s + r - n for n, s, r in zip(space, stride, reach, strict=True)]
+        if min(missing) < 0 and use.op_type != "Conv":
+            raise use.refuse("SAME padding of a window shorter than its stride is read differently from tool to tool")
+        missing = [max(m, 0) for m in missing]
         less, more = tuple(m // 2 for m in missing), tuple(m - m // 2 for m in missing)
         before, after = (less, more) if auto == "SAME_UPPER" else (more, less)
     elif auto in ("NOTSET", "VALID") and len(pads) == 2 * rank and min(pads) >= 0:
@@ -52,7 +55,9 @@ def _window(use: Use, space: Shape, kernel: Shape) -> Window:
     out, overhang = [], []
     for n, s, r, b, a in zip(space, stride, reach, before, after, strict=True):
         steps = n + b + a - r
-        count = (-(-steps // s) if ceil else steps // s) + 1
+        if ceil and auto == "VALID" and steps % s:
+            raise use.refuse("the standard and onnxruntime differ on VALID padding with ceil_mode")
+        count = (-(-steps // s) if ceil and auto == "NOTSET" else steps // s) + 1
         # A window that would start in the padding at the end is left out.
         count -= ceil and (count - 1) * s >= n + b
         if count < 1:
