@@ -76,7 +76,8 @@ class Affine(ABC):
 
     def to(self, device: torch.device | str) -> Self:
         """The same operator with its tensors on ``device``."""
-        moved = {f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        held = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+        moved = {name: value.to(device) for name, value in held if isinstance(value, Tensor)}
         return dataclasses.replace(self, **moved)
 
 
