@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +77,7 @@ class Affine(ABC):
     def to(self, device: torch.device | str) -> Self:
         """The same operator with its tensors on ``device``."""
         held = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
-        moved = {name: value.to(device) for name, value in held if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in held if isinstance(value, Tensor)}
         return dataclasses.replace(self, **moved)
 
 
