@@ -32,7 +32,11 @@ from bourn.relaxations.relu import ReLU
 from bourn.solvers.interval_propagation import IntervalPropagation
 
 settings.register_profile(
-    "bourn", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    "bourn",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("bourn")
 

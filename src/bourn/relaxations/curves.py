@@ -52,13 +52,14 @@ class PiecewiseLinear(ElementWise):
         return [z.lower, *inner, z.upper]
 
     def _minus_line(self, vertex: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """sigma(vertex) - slope * vertex, and a bound of its rounding error (0 where the line is parallel)."""
+        """sigma(vertex) - slope * vertex, and a bound of its rounding error (0 where nothing is rounded)."""
         piece_slope, piece_offset = self._piece(vertex)
         exact = (piece_slope == slope) | (vertex == 0)
         product = ((piece_slope - slope) * vertex).masked_fill(exact, 0.0)
         # The least float64 covers underflow; an infinite vertex gives the limit itself, -inf or inf.
         error = 4 * UNIT * (product.abs() + piece_offset.abs()) + math.ulp(0.0)
-        return product + piece_offset, error.masked_fill(exact | vertex.isinf(), 0.0)
+        exact |= vertex.isinf() | ((slope == 0) & (piece_slope.abs() == 1) & (piece_offset == 0))
+        return product + piece_offset, error.masked_fill(exact, 0.0)
 
     def range(self, *z: Interval) -> Interval:
         zero = torch.zeros_like(z[0].lower)
