@@ -77,14 +77,17 @@ def locate(message: str, source: str, line: int | None = None) -> str:
 
 
 def variable(index: int) -> Affine:
+    """One variable."""
     return Affine({index: 1}, 0)
 
 
 def constant(value: Exact) -> Affine:
+    """A number."""
     return Affine({}, value)
 
 
 def add(*parts: Affine) -> Affine:
+    """The sum."""
     terms = dict(parts[0].terms)
     total = parts[0].constant
     for part in parts[1:]:
@@ -95,6 +98,7 @@ def add(*parts: Affine) -> Affine:
 
 
 def scale(affine: Affine, factor: Exact) -> Affine:
+    """The product with a number."""
     return Affine({i: factor * c for i, c in affine.terms.items()}, factor * affine.constant)
 
 

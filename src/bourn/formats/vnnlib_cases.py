@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from copy import copy
 from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from bourn.errors import EmptyInputSetError
-from bourn.formats.formula import Atom, Bound, Formula, guard, shorten
+from bourn.formats.formula import Atom, Bound, Formula, guard
 from bourn.interval import Interval
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Case
-from bourn.problem.specification import Conjunction, Row, Specification
+from bourn.problem.specification import Conjunction, Row, Specification, show
 from bourn.rounding import float_below
 
 End = Fraction | float
@@ -65,7 +65,8 @@ def build_cases(formulas: Iterable[Formula], inputs: int, name: Callable[[int], 
     if not parts:
         assert empty is not None
         index, (low, high) = empty
-        raise EmptyInputSetError(f"the input set is empty: {name(index)} is at least {_show(low)} and at most {_show(high)}")
+        low_text, high_text = show(Fraction(low)), show(Fraction(high))
+        raise EmptyInputSetError(f"the input set is empty: {name(index)} is at least {low_text} and at most {high_text}")
     return _group(parts, base.ends, inputs)
 
 
@@ -138,14 +139,10 @@ def _empty_input(ends: Mapping[int, Ends]) -> tuple[int, Ends] | None:
     return next(((index, pair) for index, pair in ends.items() if pair[0] > pair[1]), None)
 
 
-def _show(end: End) -> str:
-    return shorten(str(end if isinstance(end, float) or end.denominator == 1 else float(end)))
-
-
 def _group(parts: list[_Part], base: Mapping[int, Ends], inputs: int) -> tuple[Case, ...]:
     """One case per distinct box.  Boxes without a possible conjunction matter only if there is no other."""
     table = _Table(inputs)
-    table.write(table.columns(base))
+    _write(table.ends, table.columns(base))
     # Many parts share one map of ends: its columns are computed once.
     known: dict[int, Columns] = {}
     boxes: dict[Columns, list[_Part]] = {}
@@ -156,7 +153,9 @@ def _group(parts: list[_Part], base: Mapping[int, Ends], inputs: int) -> tuple[C
         boxes.setdefault(columns, []).append(part)
     cases = []
     for columns, members in boxes.items():
-        conjunctions = dict.fromkeys(part.rows for part in members if part.possible)
+        conjunctions = [part.rows for part in members if part.possible]
+        if len(conjunctions) > 1:
+            conjunctions = list(dict.fromkeys(conjunctions))
         specification = Specification(tuple(Conjunction(rows) for rows in conjunctions))
         cases.append(Case(table.box(columns), specification))
     return tuple(cases)
@@ -182,18 +181,18 @@ class _Table:
             found = self.rounded[id(end)] = _around(end)
         return found
 
-    def write(self, columns: Columns) -> None:
-        if columns:
-            indices, *ends = zip(*columns, strict=True)
-            self.ends[:, indices] = ends
-
     def box(self, columns: Columns) -> Box:
         """The shared box, but for the columns given."""
-        own = copy(self)
-        own.ends = self.ends.copy()
-        own.write(columns)
-        lower, inner_lower, inner_upper, upper = torch.from_numpy(own.ends[:, None, :])
+        ends = self.ends.copy()
+        _write(ends, columns)
+        lower, inner_lower, inner_upper, upper = torch.from_numpy(ends[:, None, :])
         return Box(Interval(lower, upper), (inner_lower, inner_upper))
+
+
+def _write(ends: NDArray[np.float64], columns: Columns) -> None:
+    if columns:
+        indices, *values = zip(*columns, strict=True)
+        ends[:, indices] = values
 
 
 def _around(end: End) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import partial
 from typing import NoReturn
 
-from bourn.errors import EmptyInputSetError, SpecificationError
+from bourn.errors import SpecificationError
 from bourn.formats import formula as f
 from bourn.formats.formula import Affine, Bound, Formula
 from bourn.formats.vnnlib_cases import build_cases
@@ -51,10 +51,8 @@ def parse(text: str, source: str = "") -> Question:
     inputs, outputs = reader.count("X", "input"), reader.count("Y", "output")
     try:
         cases = build_cases(reader.assertions, inputs, lambda index: f"X_{index}")
-    except EmptyInputSetError as error:
-        raise EmptyInputSetError(reader.locate(str(error))) from None
     except SpecificationError as error:
-        raise SpecificationError(reader.locate(str(error))) from None
+        raise type(error)(reader.locate(str(error))) from None
     variables = (Variable("X", "input", "real", (inputs,)), Variable("Y", "output", "real", (outputs,)))
     return Question(cases, inputs, outputs, variables, "1.0", (), source)
 

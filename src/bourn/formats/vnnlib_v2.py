@@ -16,7 +16,7 @@ from itertools import accumulate
 
 import vnnlib
 
-from bourn.errors import EmptyInputSetError, SpecificationError
+from bourn.errors import SpecificationError
 from bourn.formats import formula as f
 from bourn.formats.formula import Affine, Formula
 from bourn.formats.vnnlib_cases import build_cases
@@ -31,6 +31,7 @@ _MOST_ENTRIES = 100_000_000
 _NUMBER = re.compile(rf'(?:;[^\n]*|"[^"]*"|\[[^\]]*\]|<\s*[\d.]+\s*>|[A-Za-z_]\w*)|(?P<number>{f.NUMBER})', re.ASCII)
 _CAPITAL_REAL = re.compile(r"(\(\s*declare-(?:input|output|hidden)\s+\w+\s+)Real\b")
 _PARENTHESIS = re.compile(r'[()]|;[^\n]*|"[^"]*"')
+_SYNTAX_ERROR = re.compile(r"Parse error: syntax error at line (\d+), column (\d+): '(.*)'", re.DOTALL)
 _STEP = {"(": 1, ")": -1}
 _DECLARATION = re.compile(r"\(\s*declare-(?:input|output)\s+\w+\s+(\w+)")
 
@@ -66,34 +67,37 @@ def parse(text: str, source: str = "") -> Question:
         query = _query(text)
         if len(query.networks) != 1:
             names = ", ".join(network.name for network in query.networks)
-            raise _error(f"a question about several networks ({names}) is not supported")
+            raise _Fault(f"a question about several networks ({names}) is not supported")
         network = query.networks[0]
         if network.hidden:
             names = ", ".join(node.name for node in network.hidden)
-            raise _error(f"a question about hidden nodes ({names}) is not supported")
+            raise _Fault(f"a question about hidden nodes ({names}) is not supported")
         inputs, outputs = _tensors(network.inputs, "input"), _tensors(network.outputs, "output")
         reader = _Reader({**_places(inputs), **_places(outputs)})
         formulas = [reader.evaluate(assertion.expr) for assertion in query.assertions]
         entries = sum(math.prod(v.shape) for v in inputs)
         cases = build_cases(formulas, entries, lambda index: _name(inputs, index))
-    except EmptyInputSetError as error:
-        raise EmptyInputSetError(f.locate(str(error), source)) from None
+    except _Fault as fault:
+        raise SpecificationError(f.locate(str(fault), source, fault.line)) from None
     except SpecificationError as error:
-        line = error.args[1] if len(error.args) > 1 else None
-        raise SpecificationError(f.locate(error.args[0], source, line)) from None
+        raise type(error)(f.locate(str(error), source)) from None
     total = sum(math.prod(v.shape) for v in outputs)
     return Question(cases, entries, total, (*inputs, *outputs), "2.0", (network.name,), source)
 
 
-def _error(message: str, line: int | None = None) -> SpecificationError:
-    return SpecificationError(message, line)
+class _Fault(Exception):
+    """What is wrong with a text, and in which line."""
+
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 def _query(text: str) -> vnnlib.Query:
-    """The parser's tree; its complaints as :class:`SpecificationError`."""
+    """The parser's tree; its complaints as a fault."""
     depth = accumulate(_STEP.get(token, 0) for token in _PARENTHESIS.findall(text))
     if max(depth, default=0) > _DEEPEST:
-        raise _error(f"parentheses nest deeper than {_DEEPEST} levels")
+        raise _Fault(f"parentheses nest deeper than {_DEEPEST} levels")
     try:
         return vnnlib.parse_query_string(_spell_out(text))
     except vnnlib.VNNLibException as error:
@@ -113,7 +117,7 @@ def _spell_out(text: str) -> str:
         try:
             return _decimal(literal)
         except SpecificationError as error:
-            raise _error(str(error), text.count("\n", 0, match.start()) + 1) from None
+            raise _Fault(str(error), text.count("\n", 0, match.start()) + 1) from None
 
     return _NUMBER.sub(spell, text)
 
@@ -131,14 +135,17 @@ def _decimal(literal: str) -> str:
     return f"-{text}" if value < 0 else text
 
 
-def _explain(complaint: str) -> SpecificationError:
+def _explain(complaint: str) -> _Fault:
     """The parser's complaint, which is a sentence or JSON, as one line."""
     try:
         first = json.loads(complaint)["errors"][0]
-        return _error(f"{first['message']}: {first['offendingSymbol']}. {first['hint']}", first["line"])
+        return _Fault(f"{first['message']}: {first['offendingSymbol']}. {first['hint']}", first["line"])
     except (ValueError, LookupError, TypeError):
-        line = re.search(r"line (\d+)", complaint)
-        return _error(f.shorten(complaint, 200), int(line[1]) if line else None)
+        syntax = _SYNTAX_ERROR.fullmatch(complaint)
+        if syntax is None:
+            return _Fault(f.shorten(complaint, 200))
+        line, column, token = syntax.groups()
+        return _Fault(f"syntax error at column {column}, at {f.shorten(token) or 'the end'}", int(line))
 
 
 def _tensors(definitions: tuple[vnnlib.InputDefinition | vnnlib.OutputDefinition, ...], kind: str) -> tuple[Variable, ...]:
@@ -148,10 +155,10 @@ def _tensors(definitions: tuple[vnnlib.InputDefinition | vnnlib.OutputDefinition
         # "(declare-input X float32 [1, 2])": the parser keeps no other record of a type it does not know.
         element_type = str(definition).split()[2]
         if element_type not in _REALS + _INTEGERS:
-            raise _error(f"{definition.name} has element type {element_type}, which bourn does not read")
+            raise _Fault(f"{definition.name} has element type {element_type}, which bourn does not read")
         found.append(Variable(definition.name, kind, element_type, tuple(definition.shape)))
     if sum(math.prod(v.shape) for v in found) > _MOST_ENTRIES:
-        raise _error(f"more than {_MOST_ENTRIES:,} {kind}s are declared")
+        raise _Fault(f"more than {_MOST_ENTRIES:,} {kind}s are declared")
     return tuple(found)
 
 
@@ -199,7 +206,7 @@ class _Reader:
             try:
                 values.append(self.value(node, arguments))
             except SpecificationError as error:
-                raise _error(str(error), _line(node)) from None
+                raise _Fault(str(error), _line(node)) from None
         result = values.pop()
         assert isinstance(result, list)
         return result

@@ -151,9 +151,11 @@ def linf_ball(center: object, radius: float, *, clip: Sequence[float] | None = N
     if not (0 <= radius < float("inf")):
         raise UsageError(f"the radius is {radius}; it must be at least 0 and finite")
     low, high = _subtract_down(c, radius), -_subtract_down(-c, radius)
+    inner_low, inner_high = -_subtract_down(-c, -radius), _subtract_down(c, -radius)
     if clip is not None:
-        low, high = low.clamp(min=float(clip[0])), high.clamp(max=float(clip[1]))
-    return box(low, high)
+        low, inner_low = low.clamp(min=float(clip[0])), inner_low.clamp(min=float(clip[0]))
+        high, inner_high = high.clamp(max=float(clip[1])), inner_high.clamp(max=float(clip[1]))
+    return Box(box(low, high).interval, (inner_low, inner_high))
 
 
 def _subtract_down(c: Tensor, r: float) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -13,6 +15,8 @@ from bourn.network.graph import Graph
 from bourn.problem.input_set import Box
 from bourn.problem.specification import Conjunction, Row, Specification
 from bourn.rounding import float_below
+
+_LEAST, _GREATEST = Fraction(sys.float_info.min), Fraction(sys.float_info.max)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,10 +98,10 @@ class Objectives:
         for number, row in enumerate(rows):
             for matrix, terms in ((y, row.outputs), (x, row.inputs)):
                 for index, coefficient in terms:
-                    try:
-                        value = float(coefficient)
-                    except OverflowError:
-                        raise SpecificationError(f"coefficient beyond the range of float64 in row {row}") from None
+                    # Below the normal numbers rounding has no small relative error.
+                    if not _LEAST <= abs(coefficient) <= _GREATEST:
+                        raise SpecificationError(f"coefficient beyond the range of float64 in row {row}")
+                    value = float(coefficient)
                     assert matrix is not None
                     matrix[number, index] = value
                     inexact |= value != coefficient

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 
 from bourn.errors import SpecificationError
@@ -61,7 +62,7 @@ class Row:
     def __str__(self) -> str:
         parts = [f"{_show(c)}Y_{i}" for i, c in self.outputs] + [f"{_show(c)}X_{i}" for i, c in self.inputs]
         if self.constant or not parts:
-            parts.append(f"{'-' if self.constant < 0 else '+'} {float(abs(self.constant)):g}")
+            parts.append(f"{'-' if self.constant < 0 else '+'} {show(abs(self.constant))}")
         text = " ".join(parts).removeprefix("+ ")
         return f"{text} {'<' if self.strict else '<='} 0"
 
@@ -69,7 +70,12 @@ class Row:
 def _show(coefficient: Fraction) -> str:
     sign = "-" if coefficient < 0 else "+"
     size = abs(coefficient)
-    return f"{sign} " if size == 1 else f"{sign} {float(size):g} "
+    return f"{sign} " if size == 1 else f"{sign} {show(size)} "
+
+
+def show(number: Fraction) -> str:
+    """A number for messages: a few digits, of whatever size it is."""
+    return f"{Decimal(number.numerator) / number.denominator:.6g}" if abs(number) > 10**300 else f"{float(number):g}"
 
 
 @dataclass(frozen=True, slots=True)
