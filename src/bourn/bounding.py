@@ -61,7 +61,7 @@ def bound(
     method: str | Method = "crown",
     nodes: Sequence[str] | None = None,
     objectives: Objectives | None = None,
-    timeout: float | None = None,
+    timeout: float | Deadline | None = None,
     device: str = "cpu",
     example: Any = None,
 ) -> Bounds:
@@ -72,12 +72,10 @@ def bound(
     arithmetic for the weights as stored: rounding errors are accounted for outward.
 
     Raises :class:`bourn.errors.BournError` where an argument does not fit, :class:`bourn.deadline.OutOfTime`
-    after ``timeout`` seconds.
+    after ``timeout`` (seconds, reading included, or a deadline that already runs).
     """
-
-
-
     began = time.monotonic()
+    deadline = timeout if isinstance(timeout, Deadline) else Deadline(timeout)
     chosen = by_name(method) if isinstance(method, str) else method
     graph = load(model, example=example).graph
     if input_set.lower[0].numel() != graph.nodes[0].size:
@@ -86,9 +84,7 @@ def bound(
     place = by_device(device)
     graph, box = graph.to(place), box.to(place)
     numbers = [*graph.pre_activations, graph.output] if nodes is None else [graph.number(name) for name in nodes]
-    prepared = chosen.prepare(graph, box, deadline=Deadline(timeout))
+    prepared = chosen.prepare(graph, box, deadline=deadline)
     found = {graph.nodes[v].name: prepared.node(v) for v in dict.fromkeys(numbers)}
     values = None if objectives is None else prepared.minimise(objectives.to(place)).bound
     return Bounds(chosen, found, values, time.monotonic() - began)
-
-

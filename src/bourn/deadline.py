@@ -15,23 +15,23 @@ class OutOfTime(Exception):
 
 @dataclass(frozen=True)
 class Deadline:
-    """A point in time, ``seconds`` from its making (None: never); what runs long calls :meth:`check`.
+    """A point in time, ``seconds`` after ``began`` (None: never); what runs long calls :meth:`check`.
 
-    Raises :class:`UsageError` for seconds that are not positive.
+    ``began`` is a reading of ``time.monotonic()``, by default now.  Raises :class:`UsageError` for seconds
+    that are not positive.
     """
 
     seconds: float | None = None
-    _end: float = field(init=False, repr=False)
+    began: float = field(default_factory=time.monotonic, repr=False)
 
     def __post_init__(self) -> None:
         if self.seconds is not None and not self.seconds > 0:
             raise UsageError(f"the timeout is {self.seconds:g} s; it must be above 0")
-        object.__setattr__(self, "_end", math.inf if self.seconds is None else time.monotonic() + self.seconds)
 
     @property
     def left(self) -> float:
         """Seconds left, negative once the time is over."""
-        return self._end - time.monotonic()
+        return math.inf if self.seconds is None else self.began + self.seconds - time.monotonic()
 
     def check(self) -> None:
         """Raise :class:`OutOfTime` once the time is over."""

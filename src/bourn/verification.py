@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,13 +29,14 @@ from bourn.certificates.evidence import (
 )
 from bourn.deadline import Deadline, OutOfTime
 from bourn.device import device as by_device
-from bourn.errors import UsageError
+from bourn.errors import SpecificationError, UsageError
 from bourn.formats.model import Model, load
 from bourn.interval import Interval
 from bourn.problem.problem import Objectives, Problem, Question, problems
 from bourn.problem.specification import Conjunction, Row
 from bourn.program.linear_bounds import back_substitute
 from bourn.program.losses import losses
+from bourn.rounding import float_below
 from bourn.solvers.back_substitution import Substituted
 from bourn.solvers.base import Prepared, output_rows
 from bourn.solvers.combination import best_weights
@@ -132,6 +134,10 @@ def _question(question: Any) -> Question:
     raise UsageError(f"a question is a VNN-LIB file's path or a Question, not a {type(question).__name__}")
 
 
+_LEAST_WEIGHT = 1e-12
+"""Rows of less weight are left out of a weighted sum."""
+
+
 @dataclass(eq=False)
 class _Case:
     """What is known of one case while it is worked on."""
@@ -144,6 +150,12 @@ class _Case:
     attained: list[float] = field(default_factory=list)
     best_points: Tensor | None = None
     prepared: Prepared | None = None
+
+    def __post_init__(self) -> None:
+        """Rows without variables are known from the start, exactly."""
+        for row in self.problem.rows:
+            if not row.outputs and not row.inputs:
+                self.row_bounds[row] = (float_below(row.constant), "arithmetic")
 
     @property
     def open(self) -> list[int]:
@@ -159,6 +171,8 @@ class _Run:
         self.model, self.question, self.plan, self.deadline, self.log = model, question, plan, deadline, log
         place = by_device(device)
         asked = problems(model.graph.to(place), question)
+        if not asked:
+            raise UsageError("the question has no input box")
         self.cases = [_Case(n, Problem(p.network, p.box.to(place), p.specification)) for n, p in enumerate(asked)]
         self.steps: list[Step] = []
         self.found: Counterexample | None = None
@@ -238,6 +252,8 @@ class _Run:
         point = self.model.representable(
             x.detach().cpu().reshape(-1).numpy(), lower.reshape(-1).numpy(), upper.reshape(-1).numpy()
         )
+        if not np.isfinite(point).all():
+            return False
         y = self.model.run(point)
         if not is_counterexample(asked, point, y):
             return False
@@ -287,8 +303,11 @@ class _Run:
         bounds = prepared.minimise(own).bound[0]
         if not bool(torch.isfinite(bounds).all() & torch.isfinite(low).all()):
             return None
-        weights = tuple(best_weights(prepared.box, matrix, bounds - low[0]).tolist())
-        joint = Objectives.from_rows([_weighted(conjunction, weights)], inputs, outputs).to(device)
+        weights = tuple(w if w > _LEAST_WEIGHT else 0.0 for w in best_weights(prepared.box, matrix, bounds - low[0]).tolist())
+        try:
+            joint = Objectives.from_rows([_weighted(conjunction, weights)], inputs, outputs).to(device)
+        except SpecificationError:  # the sum has a coefficient that float64 does not hold
+            return None
         bound = float(prepared.minimise(joint).bound[0, 0])
         return Refutation(conjunction, weights, bound, name) if refutes(conjunction, weights, bound) else None
 

@@ -104,7 +104,7 @@ class _Aim:
             rows = row_values(self.problem, self.objectives, x).masked_fill(~self.member[targets], -torch.inf)
             worst = torch.cat([rows, rows.new_full((len(x), 1), -torch.inf)], dim=1).amax(1)
             (gradient,) = torch.autograd.grad(worst[torch.isfinite(worst)].sum(), x, allow_unused=True)
-        return worst.detach().nan_to_num(nan=torch.inf), torch.zeros_like(x) if gradient is None else gradient
+        return worst.detach().nan_to_num(torch.inf, torch.inf, -torch.inf), torch.zeros_like(x) if gradient is None else gradient
 
     def note(self, targets: Tensor, x: Tensor, worst: Tensor) -> list[int]:
         """Keep the best points; return the numbers of those that look like counterexamples, best first."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from bourn.certificates.evidence import Counterexample, Falsified, OpenConjunction, Unknown, Verdict, Verified
+from bourn.rounding import float_below
 
 
 def describe(verdict: Verdict, shown: int = 5) -> list[str]:
@@ -25,7 +26,7 @@ def _verified(verdict: Verified) -> list[str]:
     if refutations:
         weakest = min(refutations, key=lambda r: r.bound)
         count = f"{len(refutations)} conjunction{'s' if len(refutations) != 1 else ''}"
-        lines.append(f"proved by {', '.join(verdict.methods)}: {count} refuted, the closest with {weakest.bound:.6g} above 0")
+        lines.append(f"proved by {', '.join(verdict.methods)}: {count} refuted by lower bounds of at least {weakest.bound:.6g}")
     else:
         lines.append("proved by nothing more than reading: the specification has no counterexample in any network")
     lines.append(f"holds in {verdict.semantics}")
@@ -34,11 +35,12 @@ def _verified(verdict: Verified) -> list[str]:
 
 def _falsified(found: Counterexample) -> list[str]:
     rows = found.conjunction.rows
-    values = ", ".join(f"{float(row.value(found.x.tolist(), found.y.tolist())):.6g}" for row in rows[:5])
+    values = ", ".join(f"{float_below(row.value(found.x.tolist(), found.y.tolist())):.6g}" for row in rows[:5])
     more = ", ..." if len(rows) > 5 else ""
+    satisfied = f"satisfies {_short(str(found.conjunction))}" if rows else "any input there is a counterexample"
     return [
         "falsified: a counterexample was found",
-        f"replayed in {found.replayed_in}; it lies in the input set and satisfies every row of {_short(str(found.conjunction))}",
+        f"replayed in {found.replayed_in}: it lies in the input set and {satisfied}",
         f"input  {_vector(found.x.tolist())}",
         f"output {_vector(found.y.tolist())}",
         *([f"rows (at most 0): {values}{more}"] if rows else []),
@@ -55,13 +57,16 @@ def _unknown(verdict: Unknown, shown: int) -> list[str]:
 
 
 def _open(o: OpenConjunction) -> list[str]:
-    bound = "no bound" if math.isinf(o.bound) else f"best bound {o.bound:.6g} by {o.method}"
-    attained = "" if math.isinf(o.attained) else f", the attack came to {o.attained:.6g}"
-    lines = [f"open: {_short(str(o.conjunction))}: {bound} (above 0 is needed){attained}"]
+    bound = "no bound" if math.isinf(o.bound) else f"best bound {o.bound:.6g} by {o.method} (above 0 is needed)"
+    attained = "" if o.attained == math.inf else f", the attack came to {o.attained:.6g}"
+    refused = ", but the replay refused the point" if o.attained <= 0 else ""
+    lines = [f"open: {_short(str(o.conjunction))}: {bound}{attained}{refused}"]
     total = sum(loss.amount for loss in o.losses)
-    if total > 0:
+    if math.isinf(total):
+        lines.append(f"      lost on the way: all of it, at {next(loss.where for loss in o.losses if math.isinf(loss.amount))}")
+    elif total > 0:
         share = ", ".join(f"{loss.amount / total:.0%} at {loss.where}" for loss in o.losses[:4])
-        lines.append(f"      of the gap of {total:.6g} between the two, {share}")
+        lines.append(f"      lost on the way: {total:.6g}, of it {share}")
     return lines
 
 

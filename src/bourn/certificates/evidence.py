@@ -18,7 +18,7 @@ SEMANTICS_REAL = "real arithmetic, weights as stored"
 class Refutation:
     """Why a conjunction cannot hold on a box: sum of weights[i] * row i is at least ``bound`` there.
 
-    ``bound`` is above 0, or it is 0 and a strict row has a positive weight.  Raises ValueError otherwise.
+    ``bound`` is finite and above 0, or it is 0 and a strict row has a positive weight.  Raises ValueError otherwise.
     """
 
     conjunction: Conjunction
@@ -34,9 +34,9 @@ class Refutation:
 
 
 def refutes(conjunction: Conjunction, weights: tuple[float, ...], bound: float) -> bool:
-    """Whether "the weighted sum of rows is at least ``bound``" contradicts "all rows hold"."""
+    """Whether "the weighted sum of rows is at least ``bound``", a finite number, contradicts "all rows hold"."""
     strict = any(w > 0 and row.strict for w, row in zip(weights, conjunction.rows, strict=True))
-    return any(w > 0 for w in weights) and (bound > 0 or (strict and bound >= 0))
+    return any(w > 0 for w in weights) and bound < math.inf and (bound > 0 or (strict and bound >= 0))
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bourn.cli.main import plural
-from bourn.cli.questions import image_options, read_image
+from bourn.cli.questions import Ball, ball_options
 from bourn.errors import UsageError
 
+if TYPE_CHECKING:
+    from bourn.bounding import Bounds
+    from bourn.interval import Interval
+    from bourn.problem.input_set import Box
 
-@click.command(name="bound")
+SHOWN = 20
+"""Nodes with more entries than this are summed up."""
+
+
+@click.command(name="bound", short_help="Bound a network's nodes over an input set.")
 @click.argument("net")
 @click.argument("prop", required=False)
-@image_options
+@ball_options
 @click.option("--method", "-m", default="crown", show_default=True, help="A name of 'bourn methods'.")
-@click.option("--node", "-n", "nodes", multiple=True, help="A node to bound, by name; by default all pre-activations and the output.")
-@click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the bounds to a NumPy .npz file.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Time limit.")
+@click.option("--node", "-n", "nodes", multiple=True, help="A node's name; by default all pre-activations and the output.")
+@click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Also write the bounds to a NumPy .npz file.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Time limit, start-up included.")
 @click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu or cuda.")
+@click.pass_obj
 def command(
+    began: float,
     net: str,
     prop: str | None,
-    image: str | None,
-    index: int,
-    radius: float | None,
-    label: int | None,
-    clip: tuple[float, float],
+    ball: Ball | None,
     method: str,
     nodes: tuple[str, ...],
     save: Path | None,
@@ -40,46 +47,60 @@ def command(
     bourn bound net.onnx property.vnnlib --method fast-lin
     bourn bound net.onnx --image digits.npz --radius 0.03 --node logits --save bounds.npz
     """
-    import math
-
-    import torch
-
     from bourn.bounding import bound
-    from bourn.deadline import OutOfTime
+    from bourn.deadline import Deadline, OutOfTime
     from bourn.formats.model import load
-    from bourn.formats.vnnlib import load as load_query
-    from bourn.interval import Interval
-    from bourn.problem.input_set import Box, linf_ball
 
-    if (prop is None) == (image is None):
-        raise UsageError("give either a VNN-LIB file or --image and --radius for the input set")
+    if (prop is None) == (ball is None):
+        raise UsageError("give the input set: either a VNN-LIB file or --image and --radius")
+    if save is not None and not save.parent.is_dir():
+        raise UsageError(f"{save}: there is no folder {save.parent}")
+    deadline = Deadline(timeout, began)
+    boxes = None if prop is None else _boxes(prop)
     model = load(net)
-    if prop is not None:
-        question = load_query(prop)
-        boxes = [case.box.interval for case in question.cases]
-        box = Box(Interval(torch.cat([b.lower for b in boxes]), torch.cat([b.upper for b in boxes])))
-    else:
-        if radius is None:
-            raise UsageError("--image needs --radius")
-        assert image is not None
-        center = read_image(image, index, math.prod(model.graph.input_shape))
-        box = linf_ball(center[None], radius, clip=None if any(map(math.isnan, clip)) else clip)
+    if boxes is None:
+        assert ball is not None
+        boxes = ball.box(model)
     try:
-        found = bound(model, box, method=method, nodes=nodes or None, timeout=timeout, device=device)
+        found = bound(model, boxes, method=method, nodes=nodes or None, timeout=deadline, device=device)
     except OutOfTime:
         raise UsageError(f"out of time after {timeout:g} s, before all nodes were bounded") from None
     if save is not None:
-        try:
-            found.save(save)
-        except OSError as error:
-            raise UsageError(f"{save}: cannot be written: {error.strerror}") from None
-        click.echo(f"{len(found.nodes)} nodes written to {save}", err=True)
-    click.echo(f"{found.method.title}: {found.seconds:.3f} s, {plural(box.batch, 'input box', 'input boxes')}", err=True)
+        _save(found, save)
+    _print(found, boxes.batch)
+
+
+def _boxes(prop: str) -> Box:
+    """The input boxes of a VNN-LIB file, as a batch."""
+    import torch
+
+    from bourn.formats.vnnlib import load
+    from bourn.interval import Interval
+    from bourn.problem.input_set import Box
+
+    boxes = [case.box for case in load(prop).cases]
+    return Box(Interval(torch.cat([b.lower for b in boxes]), torch.cat([b.upper for b in boxes])))
+
+
+def _save(found: Bounds, file: Path) -> None:
+    try:
+        found.save(file)
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be written: {error.strerror}") from None
+    click.echo(f"{plural(len(found.nodes), 'node', 'nodes')} written to {file}", err=True)
+
+
+def _print(found: Bounds, batch: int) -> None:
+    click.echo(f"{found.method.title} over {plural(batch, 'input box', 'input boxes')}: {found.seconds:.3f} s", err=True)
     for name, z in found.nodes.items():
         click.echo(f"{name} {list(z.shape[1:])}")
-        if z.lower[0].numel() > 20 or box.batch > 1:
-            low, high, width = z.lower.min().item(), z.upper.max().item(), (z.upper - z.lower).mean().item()
-            click.echo(f"  from {low:.6g} to {high:.6g}, mean width {width:.6g} (--save keeps all)")
-        else:
-            for i, (low, high) in enumerate(zip(z.lower.flatten().tolist(), z.upper.flatten().tolist(), strict=True)):
-                click.echo(f"  [{i}] {low!r} {high!r}")
+        for line in _lines(z):
+            click.echo(f"  {line}")
+
+
+def _lines(z: Interval) -> list[str]:
+    if z.shape[0] > 1 or z.lower[0].numel() > SHOWN:
+        low, high, width = z.lower.min().item(), z.upper.max().item(), (z.upper - z.lower).mean().item()
+        return [f"from {low:.6g} to {high:.6g}, mean width {width:.6g} (--save keeps all)"]
+    ends = zip(z.lower.flatten().tolist(), z.upper.flatten().tolist(), strict=True)
+    return [f"[{i}] {low!r} {high!r}" for i, (low, high) in enumerate(ends)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 
-@click.command(name="methods")
+@click.command(name="methods", short_help="Print the table of methods.")
 def command() -> None:
     """Print the methods: each is a relaxation, a way to solve it, and a source of inner bounds."""
     from rich.console import Console

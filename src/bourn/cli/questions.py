@@ -1,80 +1,146 @@
-"""Questions from the command line: an image and a radius."""
+"""Questions from the command line: a ball around an image."""
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bourn.errors import UsageError
+from bourn.errors import EmptyInputSetError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from bourn.formats.model import Model
+    from bourn.problem.input_set import Box
     from bourn.problem.problem import Question
 
-F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
-def image_options(function: F) -> F:
-    """The options that ask for the robustness of an image."""
+@dataclass(frozen=True)
+class Ball:
+    """All inputs within ``radius`` (l-infinity) of image number ``index`` of ``file`` that stay in ``clip``."""
+
+    file: str
+    index: int
+    radius: float
+    clip: tuple[float, float] | None
+
+    def box(self, model: Model) -> Box:
+        """The ball as a box; raises :class:`UsageError` where the image does not fit the network."""
+        from bourn.problem.input_set import linf_ball
+
+        return self._checked(lambda: linf_ball(self._image(model)[None], self.radius, clip=self.clip))
+
+    def robustness(self, model: Model, label: int | None) -> Question:
+        """Does the network keep the class ``label`` (None: the one that it predicts) on the ball?"""
+        import numpy as np
+
+        from bourn.problem.questions import robustness
+
+        x = self._image(model)
+        if label is None:
+            label = int(np.argmax(model.run(x)))
+            click.echo(f"label: {label}, the network's prediction", err=True)
+        classes = math.prod(model.graph.output_shape)
+        return self._checked(lambda: robustness(x, label, self.radius, classes, clip=self.clip))
+
+    def _image(self, model: Model) -> np.ndarray:
+        return read_image(self.file, self.index, math.prod(model.graph.input_shape))
+
+    def _checked(self, made: Callable[[], T]) -> T:
+        try:
+            return made()
+        except EmptyInputSetError:
+            raise UsageError(
+                f"{self.file}: the ball around image {self.index} misses the clip range {self.clip}; "
+                "scale the image as the network wants it, set --clip, or give --no-clip"
+            ) from None
+
+
+def ball_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for a ball around an image, handed on as ``ball``, a :class:`Ball` or None."""
+
+    @functools.wraps(function)
+    def collected(
+        image: str | None, index: int, radius: float | None, clip: tuple[float, float], no_clip: bool, **others: Any
+    ) -> Any:
+        return function(ball=_ball(image, index, radius, None if no_clip else clip), **others)
+
     options = (
-        click.option("--image", metavar="FILE", help="Ask for an image's robustness instead: a .npy or .npz file."),
+        click.option("--image", metavar="FILE", help="Ask about a ball around an image instead: a .npy or .npz file."),
         click.option("--index", default=0, show_default=True, help="Which image, where the file holds several."),
-        click.option("--radius", type=float, help="The l-infinity radius around the image."),
-        click.option("--label", type=int, help="The class to keep; by default the one the network predicts."),
+        click.option("--radius", type=float, help="The ball's radius in the l-infinity norm."),
         click.option(
-            "--clip", type=(float, float), default=(0.0, 1.0), show_default=True, help="Range that every pixel stays in; nan nan for none."
+            "--clip",
+            type=(float, float),
+            default=(0.0, 1.0),
+            metavar="LOW HIGH",
+            help="Range that every pixel stays in.  [default: 0 1]",
         ),
+        click.option("--no-clip", is_flag=True, help="Let pixels leave every range."),
     )
     for option in reversed(options):
-        function = option(function)
-    return function
+        collected = option(collected)
+    return collected
 
 
-def image_question(
-    model: Model, image: str | None, index: int, radius: float | None, label: int | None, clip: tuple[float, float] | None
-) -> Question:
-    """The robustness of one image of a file; raises :class:`UsageError` where options are missing or do not fit."""
-    import math
-
-    import numpy as np
-
-    from bourn.problem.questions import robustness
-
+def _ball(image: str | None, index: int, radius: float | None, clip: tuple[float, float] | None) -> Ball | None:
+    if image is None and radius is None:
+        return None
     if image is None or radius is None:
         raise UsageError("--image needs --radius, and --radius needs --image")
-    x = read_image(image, index, math.prod(model.graph.input_shape))
-    classes = math.prod(model.graph.output_shape)
-    if label is None:
-        label = int(np.argmax(model.run(x)))
-        click.echo(f"label: {label}, the network's prediction", err=True)
-    ends = None if clip is None or any(math.isnan(c) for c in clip) else clip
-    return robustness(x, label, radius, classes, clip=ends)
+    if clip is not None and not clip[0] <= clip[1]:
+        raise UsageError(f"--clip {clip[0]:g} {clip[1]:g} is no range: the first number must be at most the second")
+    return Ball(image, index, radius, clip)
 
 
 def read_image(file: str, index: int, size: int) -> np.ndarray:
-    """Image number ``index`` of a NumPy file as ``size`` flat numbers: of a .npz the array ``images``, ``image``, ``x`` or the first."""
+    """Image number ``index`` of a NumPy file as ``size`` flat numbers.
+
+    Of a .npz it is read from the array ``images``, ``image``, ``x`` or the first.
+
+    Raises :class:`UsageError` where there is no such image, or a number in it is not finite.
+    """
+    import numpy as np
+
+    data = _array(file)
+    if data.dtype.kind not in "fiub":
+        raise UsageError(f"{file}: holds {data.dtype}, not numbers")
+    if data.size == size:
+        data = data.reshape(1, size)
+    if data.ndim == 0 or math.prod(data.shape[1:]) != size:
+        raise UsageError(f"{file}: an array of shape {data.shape} does not hold images of the network's {size} inputs")
+    if not 0 <= index < len(data):
+        raise UsageError(f"{file}: there is no image {index}; the file holds {len(data)}, counted from 0")
+    chosen: np.ndarray = data[index].reshape(-1).astype(np.float64)
+    if not np.isfinite(chosen).all():
+        raise UsageError(f"{file}: image {index} holds NaN or infinity")
+    return chosen
+
+
+def _array(file: str) -> np.ndarray:
+    import zipfile
+    import zlib
+
     import numpy as np
 
     try:
         data = np.load(Path(file), allow_pickle=False)
         if isinstance(data, np.lib.npyio.NpzFile):
-            name = next((n for n in ("images", "image", "x") if n in data.files), data.files[0])
-            data = data[name]
-    except (OSError, ValueError, EOFError, IndexError) as error:
-        raise UsageError(f"{file}: cannot be read as a NumPy file of images: {' '.join(str(error).split())}") from None
-    if data.dtype.kind not in "fiub":
-        raise UsageError(f"{file}: holds {data.dtype}, not numbers")
-    if data.size == size and index == 0:
-        flat: np.ndarray = data.reshape(-1).astype(np.float64)
-        return flat
-    if data.ndim == 0 or data[0].size != size:
-        raise UsageError(f"{file}: images of shape {data.shape[1:]} do not fit the network's {size} inputs")
-    if not 0 <= index < len(data):
-        raise UsageError(f"{file}: there is no image {index}; the file holds {len(data)}")
-    chosen: np.ndarray = data[index].reshape(-1).astype(np.float64)
-    return chosen
+            with data:
+                names = [n for n in ("images", "image", "x") if n in data.files] or data.files
+                data = data[names[0]]
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, IndexError, zipfile.BadZipFile, zlib.error):
+        data = None
+    if not isinstance(data, np.ndarray):
+        raise UsageError(f"{file}: is no .npy or .npz file of numbers")
+    return data

@@ -44,7 +44,7 @@ def _questions(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@click.command(name="supports")
+@click.command(name="supports", short_help="Say whether a network can be read, and what else can.")
 @click.argument("net", required=False)
 @_questions
 def command(net: str | None, **asked: bool) -> int:

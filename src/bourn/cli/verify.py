@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What the command line names: a network's file and a query's file or a ball; ``name`` in the standard's form."""
+    """The files that the command line names: no query where it asks about a ball, a name in the standard's form only."""
 
     network: str
     query: str | None
     name: str | None = None
 
 
-@click.command(name="verify")
+@click.command(name="verify", short_help="Decide whether a network can violate a property.")
 @click.argument("files", nargs=-1, required=True, metavar="NET [PROP]")
-@click.option("--network", "networks", multiple=True, metavar="NAME=FILE", help="The standard's form: verify QUERY --network NAME=FILE.")
+@click.option("--network", "networks", multiple=True, metavar="NAME=FILE", help="The standard's form: QUERY --network NAME=FILE.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Time limit, start-up included.")
 @ball_options
 @click.option("--label", type=int, help="The class that the image is to keep; by default the one the network predicts.")
@@ -141,7 +141,6 @@ def _announce(model: Model, question: Question) -> None:
 def _report(found: Result, standard: bool, result: Path | None, folder: Path | None, quiet: bool) -> None:
     """The verdict, then the witness or, but for the standard's form, the reasons."""
     from bourn.certificates.evidence import Falsified
-    from bourn.formats.onnx_assignments import serialise
     from bourn.formats.witness import result_file
 
     verdict = found.verdict
@@ -149,6 +148,8 @@ def _report(found: Result, standard: bool, result: Path | None, folder: Path | N
     if result is not None:
         _write(result, result_file("timeout" if found.status == "timed-out" else found.status, found.question, *point))
     if isinstance(verdict, Falsified) and folder is not None:
+        from bourn.formats.onnx_assignments import serialise
+
         files = serialise(folder, found.question, verdict.counterexample.x, verdict.counterexample.y)
         click.echo(f"{found.status}")
         click.echo(f"witness written to {', '.join(map(str, files))}", err=True)

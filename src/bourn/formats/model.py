@@ -48,7 +48,10 @@ class Model:
         return flat
 
     def representable(self, x: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-        """A point near ``x`` that the model's input type holds exactly and, where there is one, lies in the box."""
+        """A point near ``x`` that the model's input type holds exactly and, where there is one, lies in the box.
+
+        Where x is beyond the type's range the point is not finite.
+        """
         if self._replay is None:
             clipped: np.ndarray = np.clip(x, lower, upper)
             return clipped
@@ -56,7 +59,7 @@ class Model:
         for relative in (2.0**-23, 2.0**-10):
             step = np.maximum(np.abs(point), 1e-30) * relative
             below, above = point < lower, point > upper
-            if not (below.any() or above.any()):
+            if not (below.any() or above.any()) or not np.isfinite(point).all():
                 break
             point = self._replay.fed(np.where(below, point + step, np.where(above, point - step, point)))
         return point

@@ -123,7 +123,8 @@ class Replay:
         """The point or points as the network sees them: rounded to the inputs' element types."""
         points = np.asarray(x)
         parts = np.split(points, np.cumsum([math.prod(shape) for _, _, shape in self._inputs])[:-1], axis=-1)
-        rounded = [part.astype(kind).astype(np.float64) for part, (_, kind, _) in zip(parts, self._inputs, strict=True)]
+        with np.errstate(over="ignore"):  # beyond the type's range: infinite
+            rounded = [part.astype(kind).astype(np.float64) for part, (_, kind, _) in zip(parts, self._inputs, strict=True)]
         return np.concatenate(rounded, axis=-1)
 
     def _run_one(self, point: NDArray[Any]) -> Floats:
