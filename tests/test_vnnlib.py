@@ -244,6 +244,18 @@ def test_what_both_versions_hold_is_the_same() -> None:
     assert ask("(<= Y_0 0)").variables == (Variable("X", "input", "real", (3,)), Variable("Y", "output", "real", (2,)))
 
 
+def test_tensors_are_flattened_row_major_one_after_the_other() -> None:
+    inputs = "(declare-input A real [2,3,2]) (declare-input B real []) (declare-input C real [2,2])"
+    head = f"(vnnlib-version <2.0>)(declare-network f {inputs} (declare-output V real [2]) (declare-output W real [3,2]))"
+    question = parse(f"{head}(assert (<= (+ A[1,2,0] (* 2.0 B) (* 3.0 C[1,0])) (+ V[1] W[2,1])))")
+    assert rows(question) == ["(- Y_1 - Y_7 + X_10 + 2 X_12 + 3 X_15 <= 0)"]
+    assert (question.inputs, question.outputs) == (17, 8)
+    for name in ("A[1,2,0]", "B", "C[1,0]"):
+        with pytest.raises(EmptyInputSetError) as caught:
+            parse(f"{head}(assert (and (<= {name} 0.0) (>= {name} 1.0)))")
+        assert f"{name} is at least 1 and at most 0" in str(caught.value)
+
+
 # --- Spellings ---------------------------------------------------------------------------------------------
 
 
