@@ -327,6 +327,7 @@ class Exact:
             for entry in range(graph.nodes[v].size):
                 for knot in operation.knots:
                     simplices = self._split(simplices, source, entry, Fraction(knot))
+        self.simplices = simplices
         self.vertices = {x for simplex in simplices for x in simplex}
 
     def values(self, x: Vector) -> list[list[Fraction]]:

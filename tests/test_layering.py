@@ -31,6 +31,7 @@ LAYERS = (
     "certificates",
     "solvers",
     "attacks",
+    "bounding",
     "verification",
     "training",
     "studies",
@@ -41,7 +42,7 @@ LAYERS = (
 
 FILE_LINES, FUNCTION_LINES = 400, 60
 # Soft limits: an entry needs a reason why the thing is better in one piece.
-LONG_FILES: dict[str, str] = {}
+LONG_FILES: dict[str, str] = {"tests/networks.py": "one vocabulary of random networks, and its exact oracle, for all tests"}
 LONG_FUNCTIONS: dict[str, str] = {}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -28,7 +28,8 @@ Matrix = Sequence[Sequence[float]]
 def mlp_bytes(*layers: tuple[Matrix, Sequence[float]], single: bool = True) -> bytes:
     """An ONNX file of dense layers (weight, bias) with ReLU between them, in float32 or float64."""
     kind: Any = np.float32 if single else np.float64
-    nodes, constants, source = [], {}, "x"
+    nodes, source = [], "x"
+    constants: dict[str, NDArray[Any]] = {}
     for number, (weight, bias) in enumerate(layers):
         constants |= {f"w{number}": np.array(weight, kind), f"b{number}": np.array(bias, kind)}
         last = number == len(layers) - 1
@@ -38,8 +39,7 @@ def mlp_bytes(*layers: tuple[Matrix, Sequence[float]], single: bool = True) -> b
             source = f"relu_{number}"
             nodes.append(node("Relu", result, source, name=source))
     element_type = TensorProto.FLOAT if single else TensorProto.DOUBLE
-    inputs = {"x": [1, len(layers[0][0][0])]}
-    made: bytes = model(nodes, inputs, constants, element_type=element_type).SerializeToString()
+    made: bytes = model(nodes, {"x": [1, len(layers[0][0][0])]}, constants, element_type=element_type).SerializeToString()
     return made
 
 
