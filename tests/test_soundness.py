@@ -113,7 +113,7 @@ def test_no_bound_passes_the_exact_optimum() -> None:
     check()
     # The test is about unstable neurons: there must have been many.
     assert sum(seen.values()) >= 200
-    assert sum(count for number, count in seen.items() if number >= 3) >= 100
+    assert sum(count for number, count in seen.items() if number >= 3) >= 80
 
 
 def test_affine_networks_are_bounded_exactly() -> None:

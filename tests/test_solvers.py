@@ -1,0 +1,87 @@
+"""What every method must do, and the equalities that theory states."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from bourn.deadline import Deadline, OutOfTime
+from bourn.network.affine import Dense
+from bourn.network.graph import Graph, GraphBuilder
+from bourn.problem.input_set import box, linf_ball
+from bourn.problem.problem import Objectives
+from bourn.relaxations.relu import ReLU
+from bourn.solvers.methods import METHODS, Method, method
+
+
+def network(seed: int, sizes: tuple[int, ...] = (4, 8, 8, 3)) -> Graph:
+    """A random fully connected ReLU network."""
+    generator = torch.Generator().manual_seed(seed)
+    builder, node = GraphBuilder((1, sizes[0])), 0
+    for layer, (n, m) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        if layer:
+            node = builder.add(ReLU(), node)
+        weight = torch.randn(m, n, generator=generator, dtype=torch.float64)
+        bias = torch.randn(m, generator=generator, dtype=torch.float64)
+        node = builder.add(Dense(in_shapes=((1, n),), out_shape=(1, m), weight=weight, bias=bias), node)
+    return builder.build(node)
+
+
+OBJECTIVES = Objectives(torch.eye(3, dtype=torch.float64)[None], None, torch.zeros(1, 3, dtype=torch.float64))
+
+
+def values(name: str, graph: Graph, radius: float) -> torch.Tensor:
+    ball = linf_ball(torch.zeros(1, *graph.input_shape, dtype=torch.float64), radius)
+    return method(name).prepare(graph, ball).minimise(OBJECTIVES).bound
+
+
+@pytest.mark.parametrize("m", METHODS, ids=lambda m: m.name)
+def test_bounds_hold_on_samples(m: Method) -> None:
+    graph = network(0)
+    ball = linf_ball(torch.zeros(2, *graph.input_shape, dtype=torch.float64), 0.3)
+    prepared = m.prepare(graph, ball)
+    assert set(prepared.bounds) == set(graph.pre_activations)
+    for problem, points in enumerate(ball.sample(200)):
+        for number, value in enumerate(graph.values(points)):
+            found = prepared.node(number)
+            assert bool((value >= found.lower[problem]).all() & (value <= found.upper[problem]).all())
+
+
+@pytest.mark.parametrize("m", METHODS, ids=lambda m: m.name)
+def test_an_unbounded_input_has_no_bound(m: Method) -> None:
+    graph = network(1)
+    inf = torch.full((1, *graph.input_shape), math.inf, dtype=torch.float64)
+    bound = m.prepare(graph, box(-inf, inf)).minimise(OBJECTIVES).bound
+    assert not bool(bound.isnan().any())
+    assert bool((bound <= graph.evaluate(torch.zeros(1, 1, 4, dtype=torch.float64)).reshape(1, 3)).all())
+
+
+@pytest.mark.parametrize("m", METHODS, ids=lambda m: m.name)
+def test_a_limit_is_kept(m: Method) -> None:
+    graph = network(2)
+    ball = linf_ball(torch.zeros(1, *graph.input_shape, dtype=torch.float64), 0.3)
+    with pytest.raises(OutOfTime):
+        m.prepare(graph, ball, deadline=Deadline(1e-9)).minimise(OBJECTIVES)
+
+
+def test_zonotopes_fast_lin_and_wong_kolter_agree() -> None:
+    for seed in range(200):
+        graph = network(seed)
+        fast = values("fast-lin", graph, 0.2)
+        for name in ("deepz", "wong-kolter"):
+            assert torch.allclose(values(name, graph, 0.2), fast, rtol=1e-9, atol=1e-9)
+
+
+def test_interval_bounds_are_monotone_in_the_radius() -> None:
+    for seed in range(200):
+        graph = network(seed)
+        assert bool((values("ibp", graph, 0.1) >= values("ibp", graph, 0.2)).all())
+
+
+def test_the_order_is_partial() -> None:
+    """Interval bounds beat CROWN's on some networks, and CROWN-IBP's do."""
+    graphs = [network(seed) for seed in range(100)]
+    for name in ("ibp", "crown-ibp"):
+        assert any(bool((values(name, g, 2.0) > values("crown", g, 2.0)).any()) for g in graphs)
