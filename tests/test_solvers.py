@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -20,7 +21,7 @@ def network(seed: int, sizes: tuple[int, ...] = (4, 8, 8, 3)) -> Graph:
     """A random fully connected ReLU network."""
     generator = torch.Generator().manual_seed(seed)
     builder, node = GraphBuilder((1, sizes[0])), 0
-    for layer, (n, m) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for layer, (n, m) in enumerate(itertools.pairwise(sizes)):
         if layer:
             node = builder.add(ReLU(), node)
         weight = torch.randn(m, n, generator=generator, dtype=torch.float64)
