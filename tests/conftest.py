@@ -7,8 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+
+# The same examples in every run: a change fails for what it changed, not for what was drawn.
+settings.register_profile(
+    "bourn",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("bourn")
 
 
 @pytest.fixture(scope="session")
