@@ -1,7 +1,7 @@
 """The command group, its options ``--name`` and ``--version``, and what becomes of errors.
 
 Exit status: 0 with a verdict (unknown and timed-out are verdicts), 2 for a user's error, 70 for a defect of
-bourn, 130 after Ctrl-C.  Results go to stdout, everything else to stderr.
+bourn, 130 after Ctrl-C, 141 where the reader of stdout went away.  Results go to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def run(arguments: list[str], began: float | None = None) -> int:
         return _fail(str(error), 2)
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted; no verdict", 130)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # click turns the first into the second
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except MemoryError:

@@ -45,11 +45,12 @@ class Ball:
         from bourn.problem.questions import robustness
 
         x = self._image(model)
-        if label is None:
-            label = int(np.argmax(model.run(x)))
-            click.echo(f"label: {label}, the network's prediction", err=True)
+        chosen = int(np.argmax(model.run(x))) if label is None else label
         classes = math.prod(model.graph.output_shape)
-        return self._checked(lambda: robustness(x, label, self.radius, classes, clip=self.clip))
+        question = self._checked(lambda: robustness(x, chosen, self.radius, classes, clip=self.clip))
+        if label is None:
+            click.echo(f"label: {chosen}, the network's prediction", err=True)
+        return question
 
     def _image(self, model: Model) -> np.ndarray:
         return read_image(self.file, self.index, math.prod(model.graph.input_shape))
@@ -132,11 +133,13 @@ def _array(file: str) -> np.ndarray:
     import numpy as np
 
     try:
-        data = np.load(Path(file), allow_pickle=False)
-        if isinstance(data, np.lib.npyio.NpzFile):
-            with data:
-                names = [n for n in ("images", "image", "x") if n in data.files] or data.files
-                data = data[names[0]]
+        # Opened here, for np.load leaves a broken archive open.
+        with Path(file).open("rb") as stream:
+            data = np.load(stream, allow_pickle=False)
+            if isinstance(data, np.lib.npyio.NpzFile):
+                with data:
+                    names = [n for n in ("images", "image", "x") if n in data.files] or data.files
+                    data = data[names[0]]
     except OSError as error:
         raise UsageError(f"{file}: cannot be read: {error.strerror or error}") from None
     except (ValueError, EOFError, IndexError, zipfile.BadZipFile, zlib.error):
