@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
@@ -21,7 +20,7 @@ import bourn.solvers.forward_linear
 import bourn.solvers.interval_propagation
 import bourn.solvers.zonotope
 from bourn.network.affine import Affine, Convolution, Dense
-from bourn.network.graph import Graph, Node
+from bourn.network.graph import Graph
 from bourn.problem.input_set import Box, box
 from bourn.problem.problem import Objectives
 from bourn.solvers.methods import METHODS, Method, method
@@ -299,92 +298,3 @@ def test_rounded_coefficients_of_objectives_are_covered(instance: Instance, seed
             terms += zip(fractions(objectives.inputs[0, row]), values[0], strict=True)
             slack = sum((abs(c * v) for c, v in terms), Fraction(0)) / 2**53
             assert at_most(bound, exact - slack), m.name
-
-
-# --- batches --------------------------------------------------------------------------------------------
-
-
-def batch_of(graph: Graph, seed: int, count: int, radius: float) -> Box:
-    center = torch.randn(count, *graph.input_shape, dtype=torch.float64, generator=random(seed))
-    sizes = radius * torch.rand(count, *graph.input_shape, dtype=torch.float64, generator=random(seed + 1))
-    return box(center - sizes, center + sizes)
-
-
-def batch_cases() -> list[tuple[Graph, Box]]:
-    """Networks of each kind with batches of five boxes; Gaussian weights, so that no slope is chosen by a tie."""
-    cases = []
-    for seed in range(4):
-        for kind in KINDS:
-            layers = Layers((1, 2, 4, 3) if kind == "convolution" else (1, 5), random(seed))
-            if kind == "mlp":
-                graph = mlp(layers, [8, 6, 7], 3, ACTIVATIONS[seed:])
-            elif kind == "residual":
-                graph = residual(layers, 6, 3, 3, ACTIVATIONS[seed:])
-            else:
-                graph = convolutional(layers, 3, ACTIVATIONS[seed:])
-            cases.append((graph, batch_of(graph, seed, 5, 0.5)))
-    return cases
-
-
-BATCHES = batch_cases()
-
-
-def close(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-11)
-
-
-@pytest.mark.parametrize("m", METHODS, ids=lambda m: m.name)
-def test_a_batch_gives_what_its_problems_give(m: Method) -> None:
-    """Bounds of B problems at once are those of each alone."""
-    for graph, question in BATCHES:
-        objectives = random_objectives(graph, random(1), 4, inputs=True, batch=question.batch)
-        whole = m.prepare(graph, question)
-        bounds = whole.minimise(objectives).bound
-        for b in range(question.batch):
-            alone = m.prepare(graph, question[b : b + 1])
-            close(alone.minimise(objectives.take(slice(b, b + 1))).bound[0], bounds[b])
-            for number in range(len(graph.nodes)):
-                close(alone.node(number).lower[0], whole.node(number).lower[b])
-                close(alone.node(number).upper[0], whole.node(number).upper[b])
-
-
-@pytest.mark.parametrize("m", METHODS, ids=lambda m: m.name)
-def test_objectives_are_independent_of_each_other(m: Method) -> None:
-    """M objectives at once, one at a time, shared by the problems or repeated for each: the same bounds."""
-    for graph, question in BATCHES[:6]:
-        prepared = m.prepare(graph, question)
-        for inputs in (False, True):
-            shared = random_objectives(graph, random(2), 4, inputs=inputs)
-            bounds = prepared.minimise(shared).bound
-            assert bounds.shape == (question.batch, 4)
-            on_input = None if shared.inputs is None else shared.inputs.expand(question.batch, -1, -1)
-            own = Objectives(shared.outputs.expand(question.batch, -1, -1), on_input, shared.constant.expand(question.batch, -1))
-            close(prepared.minimise(own).bound, bounds)
-            for row in range(4):
-                one = slice(row, row + 1)
-                row_inputs = None if shared.inputs is None else shared.inputs[:, one]
-                single = Objectives(shared.outputs[:, one], row_inputs, shared.constant[:, one])
-                close(prepared.minimise(single).bound[:, 0], bounds[:, row])
-
-
-@pytest.mark.parametrize("m", METHODS, ids=lambda m: m.name)
-def test_chunks_do_not_change_the_bounds(m: Method) -> None:
-    """However little memory a chunk may take, the bounds are the same."""
-    if not hasattr(m.solver, "chunk_bytes"):
-        pytest.skip("the solver does not work in chunks")
-    for graph, question in BATCHES[:6]:
-        objectives = random_objectives(graph, random(3), 4, inputs=True, batch=question.batch)
-        usual = m.prepare(graph, question)
-        for chunk_bytes in (1, 1000, 20_000):
-            solver: Any = m.solver
-            small = dataclasses.replace(m, solver=dataclasses.replace(solver, chunk_bytes=chunk_bytes)).prepare(graph, question)
-            close(small.minimise(objectives).bound, usual.minimise(objectives).bound)
-            for number in range(len(graph.nodes)):
-                close(small.node(number).lower, usual.node(number).lower)
-                close(small.node(number).upper, usual.node(number).upper)
-
-
-def test_nodes_are_nodes() -> None:
-    """The graphs above hold what they are said to hold."""
-    operations = Counter(type(n.operation).__name__ for graph, _ in BATCHES for n in graph.nodes if isinstance(n, Node))
-    assert {"Dense", "Convolution", "Sum", "Reshape", "ReLU", "LeakyReLU", "Clip"} <= set(operations)

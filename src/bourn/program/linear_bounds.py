@@ -19,7 +19,7 @@ from bourn.network.affine import Affine
 from bourn.network.graph import Input, Operation
 from bourn.problem.input_set import dot
 from bourn.program.relaxed import RelaxedProgram
-from bourn.relaxations.base import Lines
+from bourn.relaxations.base import ElementWise, Lines
 from bourn.rounding import TINY, UNIT, down, gamma, up
 
 
@@ -47,17 +47,47 @@ class RowBounds:
     kept: Mapping[int, Tensor]
 
 
+@dataclass(frozen=True, eq=False)
+class Multipliers:
+    """What a nonlinear node's free entries hand on instead of their lines, (B, M, *shape).
+
+    Either ``mu`` itself, or slopes ``below`` and ``above`` that the row's positive and negative part take, and to which
+    ``mu`` (where given too) is added.  Any numbers give a valid bound.
+    """
+
+    free: Tensor
+    below: Tensor | None = None
+    above: Tensor | None = None
+    mu: Tensor | None = None
+
+    def on(self, row: Tensor) -> Tensor:
+        """The multipliers for a row on the node."""
+        if self.below is None or self.above is None:
+            assert self.mu is not None
+            return self.mu
+        positive = row.clamp(min=0)
+        mu = positive * self.below + (row - positive) * self.above
+        return mu if self.mu is None else mu + self.mu
+
+
 def back_substitute(
-    program: RelaxedProgram, rows: Mapping[int, Tensor], constant: Tensor, keep: Container[int] = ()
+    program: RelaxedProgram,
+    rows: Mapping[int, Tensor],
+    constant: Tensor,
+    keep: Container[int] = (),
+    multipliers: Mapping[int, Multipliers] | None = None,
 ) -> RowBounds:
     """Lower and upper bounds (B, M) of sum over nodes v of rows[v] . x_v, plus ``constant`` (B or 1, M).
+
+    Where ``multipliers`` has a nonlinear node, its free entries take these: the bound is the Lagrangian's there.
 
     ``rows[v]`` is (B or 1, M, *shape of v).  Both bounds hold in exact arithmetic for the network as
     stored; -inf or +inf where no bound was found.  The upper bound is of the lower bound's quality only
     if all lines are parallel; otherwise it is +inf, and the caller negates its rows for it.
     """
     pending = dict(rows)
-    parallel = all(program.lines[v].parallel for v in _nonlinear_ancestors(program, pending))
+    chosen = {} if multipliers is None else multipliers
+    parallel = not chosen and all(program.lines[v].parallel for v in _nonlinear_ancestors(program, pending))
     sums = _Sums(constant, constant, torch.zeros_like(constant))
     kept = {}
     for number in range(max(pending), -1, -1):
@@ -75,8 +105,11 @@ def back_substitute(
             for argument, part in zip(node.inputs, parts, strict=True):
                 _accumulate(program, pending, argument, part, sums)
         else:
-            part = _through_lines(program.lines[number], row, sums)
             z = node.inputs[0]
+            if number in chosen:
+                part = _through_multipliers(program, number, chosen[number], row, sums)
+            else:
+                part = _through_lines(program.lines[number], row, sums)
             if not _covers_rounding(program.graph.nodes[z].operation):
                 sums.error = sums.error + 4 * UNIT * _dot(part.abs(), program.magnitudes[z])
             _accumulate(program, pending, z, part, sums)
@@ -145,6 +178,21 @@ def _through_lines(lines: Lines, row: Tensor, sums: _Sums) -> Tensor:
         size = torch.maximum(lower.abs(), upper.abs())
     sums.add(lower, upper, gamma(terms + 8) * size + TINY * (1 + terms))
     return part
+
+
+def _through_multipliers(program: RelaxedProgram, node: int, chosen: Multipliers, row: Tensor, sums: _Sums) -> Tensor:
+    """The row on the pre-activation where free entries choose it; their terms of the Lagrangian go to ``sums``."""
+    operation, z = program.graph.nodes[node].operation, program.graph.nodes[node].inputs[0]
+    assert isinstance(operation, ElementWise)
+    free = chosen.free[:, None]
+    mu = chosen.on(row).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).masked_fill(~free, 0.0)
+    terms = row[0, 0].numel()
+    value, error = operation.support(program.bounds[z], row, mu)
+    value, error = (t.masked_fill(~free, 0.0).flatten(2) for t in (value, error))
+    total = value.sum(2)
+    rounding = gamma(terms + 8) * (value.abs() + error).sum(2) + error.sum(2)
+    sums.add(total, total, rounding + TINY * (1 + terms))
+    return mu + _through_lines(program.lines[node], row.masked_fill(free, 0.0), sums)
 
 
 def _dot(rows: Tensor, x: Tensor) -> Tensor:

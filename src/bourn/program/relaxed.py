@@ -7,11 +7,12 @@ bounds and, with them, the lines of the nodes that read it.  Nothing is changed 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from bourn.errors import UsageError
 from bourn.interval import Interval
 from bourn.network.affine import Affine
 from bourn.network.graph import Graph
@@ -25,7 +26,8 @@ class RelaxedProgram:
 
     ``bounds``: node number to the bounds of a pre-activation.  ``lines``: nonlinear node to its lines.
     ``magnitudes``: node to an upper bound of its absolute value, (B or 1, *shape), for the rounding
-    errors; for an affine node it is |A| |x| + |b|, never less than what its sums are made of.
+    errors; for an affine node it is |A| |x| + |b|, never less than what its sums are made of.  ``imposed``:
+    pre-activation to the entries whose bounds come from outside, so that the program itself need not imply them.
     """
 
     graph: Graph
@@ -34,6 +36,7 @@ class RelaxedProgram:
     bounds: Mapping[int, Interval]
     lines: Mapping[int, Lines]
     magnitudes: Mapping[int, Tensor]
+    imposed: Mapping[int, Tensor] = field(default_factory=dict)
 
     @property
     def batch(self) -> int:
@@ -43,15 +46,49 @@ class RelaxedProgram:
         """Whether every nonlinear node before ``node`` (and itself) has its lines."""
         return node in self.magnitudes
 
+    def free(self, node: int) -> Tensor:
+        """Where a nonlinear node keeps a multiplier of its own (bool, (B, *shape)).
+
+        It does where it is not affine on its interval, and where its bounds were imposed.  Entries with an infinite end
+        keep their lines, which have one multiplier for all.
+        """
+        operation, z = self.graph.nodes[node].operation, self.graph.nodes[node].inputs[0]
+        assert isinstance(operation, ElementWise)
+        bounds = self.bounds[z]
+        open_ = ~operation.stable(bounds)
+        if z in self.imposed:
+            open_ = open_ | self.imposed[z]
+        return open_ & torch.isfinite(bounds.magnitude)
+
 
 def start(graph: Graph, box: Box, rule: LineRule) -> RelaxedProgram:
     """The program in which only the input's bounds are known."""
     return _advance(RelaxedProgram(graph, box, rule, {}, {}, {0: box.interval.magnitude}))
 
 
-def with_bounds(program: RelaxedProgram, node: int, bounds: Interval) -> RelaxedProgram:
-    """The program that also knows the bounds of pre-activation ``node``, (B, *shape)."""
-    return _advance(replace(program, bounds={**program.bounds, node: bounds}))
+def with_bounds(program: RelaxedProgram, node: int, bounds: Interval, outside: Interval | None = None) -> RelaxedProgram:
+    """The program that also knows the bounds of pre-activation ``node``, (B, *shape).
+
+    ``outside``: bounds of the same entries that the program need not imply; where they are tighter or as tight they are
+    imposed.  Raises :class:`UsageError` where both contradict each other.
+    """
+    imposed = dict(program.imposed)
+    if outside is not None:
+        tighter = (outside.lower >= bounds.lower) & torch.isfinite(outside.lower)
+        tighter |= (outside.upper <= bounds.upper) & torch.isfinite(outside.upper)
+        imposed[node] = tighter
+        bounds = intersect_outside(program.graph, node, bounds, outside)
+    return _advance(replace(program, bounds={**program.bounds, node: bounds}, imposed=imposed))
+
+
+def intersect_outside(graph: Graph, node: int, bounds: Interval, outside: Interval) -> Interval:
+    """Bounds of ``node`` within those from outside; raises :class:`UsageError` where they contradict each other."""
+    try:
+        return bounds.intersect(outside)
+    except UsageError:
+        raise UsageError(
+            f"the bounds from outside contradict node {graph.nodes[node].name!r}: its values on the input set lie outside them"
+        ) from None
 
 
 def _advance(program: RelaxedProgram) -> RelaxedProgram:

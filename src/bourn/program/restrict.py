@@ -36,6 +36,7 @@ def take_problems(program: RelaxedProgram, problems: slice | Tensor) -> RelaxedP
         bounds={z: Interval(cut(b.lower), cut(b.upper)) for z, b in program.bounds.items()},
         lines={v: map_lines(line, cut) for v, line in program.lines.items()},
         magnitudes={v: cut(m) for v, m in program.magnitudes.items()},
+        imposed={z: cut(i) for z, i in program.imposed.items()},
     )
 
 
@@ -75,6 +76,7 @@ def after_node(program: RelaxedProgram, first: int, target: int) -> RelaxedProgr
         {new[z]: b for z, b in program.bounds.items() if z in new and z != first},
         {new[v]: line for v, line in program.lines.items() if v in new},
         {new[v]: m for v, m in program.magnitudes.items() if v in new and v != first} | {0: bounds.magnitude},
+        {new[z]: i for z, i in program.imposed.items() if z in new and z != first},
     )
 
 
@@ -164,6 +166,8 @@ class _LocalProgram:
         self.box = Box(Interval(lower, upper))
         self.builder = GraphBuilder(tuple(lower.shape[1:]))
         self.new = {0: 0}
+        self.bounds: dict[int, Interval] = {}
+        self.imposed: dict[int, Tensor] = {}
         self.lines: dict[int, Lines] = {}
         self.magnitudes = {0: self.box.interval.magnitude}
 
@@ -190,8 +194,17 @@ class _LocalProgram:
                 assert isinstance(node.operation, ElementWise)
                 self.new[number] = self.builder.add(node.operation, *arguments)
                 self.add_lines(self.new[number], number, self.program.lines[number])
+                self.add_bounds(arguments[0], number, node.inputs[0])
         local = self.builder.build(self.new[self.target])
-        return RelaxedProgram(local, self.box, self.program.rule, {}, self.lines, self.magnitudes)
+        return RelaxedProgram(local, self.box, self.program.rule, self.bounds, self.lines, self.magnitudes, self.imposed)
+
+    def add_bounds(self, new: int, reader: int, old: int) -> None:
+        """Bounds of the pre-activation ``old`` in the window of its ``reader``; outside the node it is the point 0."""
+        if old in self.program.bounds:
+            bounds = self.program.bounds[old]
+            self.bounds[new] = Interval(self.unfold(bounds.lower, reader), self.unfold(bounds.upper, reader))
+        if old in self.program.imposed:
+            self.imposed[new] = self.unfold(self.program.imposed[old].to(torch.float64), reader) > 0
 
     def add_lines(self, new: int, old: int, lines: Lines) -> None:
         self.lines[new] = map_lines(lines, lambda t: self.unfold(t, old))

@@ -47,6 +47,19 @@ class Lines:
         return self.lower_slope is self.upper_slope
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Envelope:
+    """One side of the hull, as dual ascent sees it: tensors (B, *shape).
+
+    A slope between ``least`` and ``greatest`` touches the function at one of ``points``, where it has ``values``.
+    """
+
+    least: Tensor
+    greatest: Tensor
+    points: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+
 class Nonlinearity(ABC):
     """Base of all nonlinearities.  Subclasses are frozen dataclasses; defining one registers it.
 
@@ -105,6 +118,18 @@ class ElementWise(Nonlinearity):
     @abstractmethod
     def offsets(self, z: Interval, lower_slope: Tensor, upper_slope: Tensor) -> tuple[Tensor, Tensor]:
         """The best offsets for any slopes: min and max of sigma(z) - slope z on the interval, rounded outward."""
+
+    @abstractmethod
+    def envelope(self, z: Interval, below: bool) -> Envelope:
+        """The lower (or upper) envelope: the slopes of its ends and the points between which they turn; not rounded outward."""
+
+    @abstractmethod
+    def support(self, z: Interval, row: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+        """min over the hull of row * x - mu * z, (B, M, *shape) like ``row`` and ``mu``, and a bound of its rounding error.
+
+        This is a nonlinear node's term of the Lagrangian, for any multiplier mu.  -inf where an end that matters is
+        infinite.
+        """
 
     @property
     @abstractmethod

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bourn.interval import Interval
-from bourn.relaxations.base import ElementWise, LineRule
+from bourn.relaxations.base import ElementWise, Envelope, LineRule
 from bourn.rounding import UNIT, down, up
 
 
@@ -102,6 +102,49 @@ class PiecewiseLinear(ElementWise):
             return slope, slope
         lower, upper = self._envelope_edges(z)
         return torch.where(stable, own_slope, lower), torch.where(stable, own_slope, upper)
+
+    def vertices(self, z: Interval) -> tuple[list[Tensor], list[Tensor]]:
+        """The interval's ends and the knots between them, ascending, and the function's values there: the hull is theirs.
+
+        A knot outside the interval is moved to its end.  Not rounded outward.
+        """
+        points = self._vertices(z)
+        return points, [self._value(p) for p in points]
+
+    def envelope(self, z: Interval, below: bool) -> Envelope:
+        points, values = self.vertices(z)
+        first = torch.full_like(z.lower, math.inf if below else -math.inf)
+        last = -first
+        outer, inner = (torch.minimum, torch.maximum) if below else (torch.maximum, torch.minimum)
+        for point in points[1:]:
+            first = torch.where(point > z.lower, outer(first, self._chord(z.lower, point)), first)
+        for point in points[:-1]:
+            last = torch.where(point < z.upper, inner(last, self._chord(point, z.upper)), last)
+        own, _ = self._piece(z.lower)
+        affine = self.stable(z)
+        first, last = torch.where(affine, own, first), torch.where(affine, own, last)
+        least, greatest = (first, last) if below else (last, first)
+        if len(self.knots) == 1:
+            # Between the slopes of two edges every line touches at the knot; a single edge touches at its ends as well.
+            turns = least < greatest
+            points = [torch.where(turns, points[1], z.lower)]
+            values = [torch.where(turns, values[1], values[0])]
+        return Envelope(least, greatest, tuple(points), tuple(values))
+
+    def support(self, z: Interval, row: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+        best = torch.full_like(row, math.inf)
+        error = torch.zeros_like(row)
+        for vertex in self._vertices(z):
+            slope, offset = (t[:, None] for t in self._piece(vertex))
+            point = vertex[:, None]
+            through = row * slope
+            coefficient, constant = through - mu, row * offset
+            term = (coefficient * point).masked_fill(coefficient == 0, 0.0) + constant
+            best = torch.minimum(best, term)
+            # Five roundings; where an end is infinite so is the error, and the caller's bound.
+            size = ((through.abs() + mu.abs()) * point.abs()).nan_to_num(nan=math.inf) + constant.abs()
+            error = torch.maximum(error, 8 * UNIT * size)
+        return best.nan_to_num(nan=-math.inf, posinf=-math.inf, neginf=-math.inf), error
 
     def _value(self, z: Tensor) -> Tensor:
         slope, offset = self._piece(z)

@@ -6,6 +6,7 @@ lines of least area it is CROWN (Zhang et al. 2018) and DeepPoly (Singh et al. 2
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from bourn.relaxations.base import LineRule
 from bourn.relaxations.curves import PiecewiseLinear
 from bourn.rounding import UNIT
 from bourn.solvers.base import Prepared, Solution, Solver, Status, identity_rows, output_rows
+from bourn.solvers.tightening import refine, unstable, widest
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,18 @@ class BackSubstitution(Solver):
         return {LineRule.PARALLEL: "parallel lines", LineRule.AREA: "lines of least area"}[self.rule]
 
     def prepare(
-        self, graph: Graph, box: Box, *, inner: Mapping[int, Interval] | None = None, deadline: Deadline = NEVER
+        self,
+        graph: Graph,
+        box: Box,
+        *,
+        inner: Mapping[int, Interval] | None = None,
+        outside: Mapping[int, Interval] | None = None,
+        deadline: Deadline = NEVER,
     ) -> Substituted:
         program = start(graph, box, self.rule)
         for z in graph.pre_activations:
-            bounds = inner[z] if inner is not None else self._pre_activation(program, z, deadline)
-            program = with_bounds(program, z, bounds)
+            bounds = inner[z] if inner is not None else self.pre_activation(program, z, deadline)
+            program = with_bounds(program, z, bounds, None if outside is None else outside.get(z))
         return Substituted(self, program, deadline)
 
     def entries(self, program: RelaxedProgram, node: int, deadline: Deadline) -> Interval:
@@ -59,7 +67,7 @@ class BackSubstitution(Solver):
         local_size = _local_size(program, node)
         channels = graph.nodes[node].size if local_size is None else shape[1]
         positions = 1 if local_size is None else shape[2] * shape[3]
-        size = _widest(graph, node) if local_size is None else local_size
+        size = widest(graph, node) if local_size is None else local_size
         parts = []
         for part in self._chunks(program, channels * positions * size):
             local = part if local_size is None else receptive_fields(part, node)
@@ -80,14 +88,14 @@ class BackSubstitution(Solver):
     def _all_entries(self, program: RelaxedProgram, node: int, deadline: Deadline) -> tuple[Tensor, Tensor]:
         """Bounds (B, size) of a node's entries, a few entries at a time."""
         size = program.graph.nodes[node].size
-        at_once = max(1, self.chunk_bytes // (8 * _widest(program.graph, node) * program.batch))
+        at_once = max(1, self.chunk_bytes // (8 * widest(program.graph, node) * program.batch))
         pieces = []
         for piece in torch.split(torch.arange(size, device=program.box.lower.device), at_once):
             deadline.check()
             pieces.append(bound_both(program, {node: identity_rows(program.graph, node, piece)}))
         return torch.cat([p[0] for p in pieces], dim=1), torch.cat([p[1] for p in pieces], dim=1)
 
-    def _pre_activation(self, program: RelaxedProgram, node: int, deadline: Deadline) -> Interval:
+    def pre_activation(self, program: RelaxedProgram, node: int, deadline: Deadline) -> Interval:
         """Bounds of a pre-activation; loose ones where already those prove it stable, for they enter nothing then.
 
         Rows that the last layer's bounds alone decide need not go back to the input.
@@ -99,36 +107,19 @@ class BackSubstitution(Solver):
         if short is None or not all(isinstance(r, PiecewiseLinear) for r in readers):
             return self.entries(program, node, deadline)
         loose = self.entries(short, short.graph.output, deadline)
-        stable = torch.ones_like(loose.lower, dtype=torch.bool)
-        for reader in readers:
-            assert isinstance(reader, PiecewiseLinear)
-            stable &= reader.stable(loose)
-        return self._refine(program, node, loose, ~stable, deadline)
+        return refine(
+            program, node, loose, unstable(graph, node, loose), bound_both, row_bytes=self.chunk_bytes, deadline=deadline
+        )
 
-    def _refine(self, program: RelaxedProgram, node: int, loose: Interval, open_: Tensor, deadline: Deadline) -> Interval:
-        """Replace the bounds of the entries marked ``open_``: problems with about as many of them go together."""
-        shape = loose.shape[1:]
-        lower, upper, marked = loose.lower.flatten(1).clone(), loose.upper.flatten(1).clone(), open_.flatten(1)
-        counts = marked.sum(1)
-        by_count = torch.argsort(counts, descending=True)
-        by_count = by_count[: int((counts > 0).sum())]
-        widest = _widest(program.graph, node)
-        while len(by_count):
-            most = int(counts[by_count[0]])
-            at_once = max(1, self.chunk_bytes // (8 * widest * most))
-            chosen, by_count = by_count[:at_once], by_count[at_once:]
-            # The marked entries first; problems with fewer repeat some that are not.
-            entries = torch.argsort(marked[chosen].to(torch.int8), dim=1, descending=True, stable=True)[:, :most]
-            part = take_problems(program, chosen)
-            limit = max(1, self.chunk_bytes // (8 * widest * len(chosen)))
-            for piece in torch.split(entries, limit, dim=1):
-                deadline.check()
-                rows = torch.zeros(*piece.shape, marked.shape[1], dtype=torch.float64, device=piece.device)
-                rows.scatter_(2, piece[..., None], 1.0)
-                low, high = bound_both(part, {node: rows.reshape(*piece.shape, *shape)})
-                lower[chosen[:, None], piece] = low
-                upper[chosen[:, None], piece] = high
-        return Interval(lower.reshape(loose.shape), upper.reshape(loose.shape))
+
+def coefficient_error(program: RelaxedProgram, rows: Mapping[int, Tensor], objectives: Objectives) -> Tensor | float:
+    """What rounding the objectives' coefficients may have cost, (B, M); 0 where none was rounded."""
+    if not objectives.inexact:
+        return 0.0
+    total = torch.zeros((), dtype=torch.float64, device=program.box.lower.device)
+    for v, row in rows.items():
+        total = total + 4 * UNIT * torch.matmul(row.abs().flatten(2), program.magnitudes[v].flatten(1)[..., None])[..., 0]
+    return total
 
 
 def bound_both(program: RelaxedProgram, rows: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
@@ -142,14 +133,10 @@ def bound_both(program: RelaxedProgram, rows: dict[int, Tensor]) -> tuple[Tensor
     return found.lower, torch.minimum(found.upper, -negated.lower)
 
 
-def _widest(graph: Graph, node: int) -> int:
-    return max(graph.nodes[v].size for v in graph.ancestors(node))
-
-
 def _local_size(program: RelaxedProgram, node: int) -> int | None:
     """Entries of the widest window where a node is bounded by receptive fields; None where it is not."""
     local = receptive_fields(take_problems(program, slice(0, 1)), node)
-    return None if local is None else _widest(local.graph, local.graph.output)
+    return None if local is None else widest(local.graph, local.graph.output)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,10 +162,10 @@ class Substituted(Prepared):
     def node(self, number: int) -> Interval:
         return self.solver.entries(self.program, number, self.deadline)
 
-    def minimise(self, objectives: Objectives) -> Solution:
+    def minimise(self, objectives: Objectives, enough: float = math.inf) -> Solution:
         graph = self.graph
-        widest = max(_widest(graph, graph.output), graph.nodes[0].size)
-        at_once = max(1, self.solver.chunk_bytes // (8 * widest * max(1, len(objectives))))
+        size = max(widest(graph, graph.output), graph.nodes[0].size)
+        at_once = max(1, self.solver.chunk_bytes // (8 * size * max(1, len(objectives))))
         bounds = []
         for first in range(0, self.program.batch, at_once):
             self.deadline.check()
@@ -186,8 +173,5 @@ class Substituted(Prepared):
             part, wanted = take_problems(self.program, some), objectives.take(some)
             rows = output_rows(graph, wanted)
             bound = back_substitute(part, rows, wanted.constant).lower
-            if objectives.inexact:
-                for v, row in rows.items():
-                    bound = bound - 4 * UNIT * torch.matmul(row.abs().flatten(2), part.magnitudes[v].flatten(1)[..., None])[..., 0]
-            bounds.append(bound)
+            bounds.append(bound - coefficient_error(part, rows, wanted))
         return Solution(torch.cat(bounds), Status.CLOSED_FORM)

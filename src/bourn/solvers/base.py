@@ -6,6 +6,7 @@ objectives and any node.  A solver is a value; what a run knows is in its :class
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,12 +21,14 @@ from bourn.interval import Interval
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Objectives
+from bourn.program.relaxed import intersect_outside
 
 
 class Status(Enum):
     """How a solver ended; its bound is valid in every case."""
 
     CLOSED_FORM = "closed form"
+    OPTIMAL = "optimal"
     STOPPED = "stopped at a limit"
 
 
@@ -54,8 +57,8 @@ class Prepared(ABC):
         """Bounds of every entry of a node, (B, *shape)."""
 
     @abstractmethod
-    def minimise(self, objectives: Objectives) -> Solution:
-        """Lower bounds (B, M) of objectives on the output and the input."""
+    def minimise(self, objectives: Objectives, enough: float = math.inf) -> Solution:
+        """Lower bounds (B, M) of objectives on the output and the input; one above ``enough`` need not be improved."""
 
 
 class Solver(ABC):
@@ -75,13 +78,36 @@ class Solver(ABC):
 
     @abstractmethod
     def prepare(
-        self, graph: Graph, box: Box, *, inner: Mapping[int, Interval] | None = None, deadline: Deadline = NEVER
+        self,
+        graph: Graph,
+        box: Box,
+        *,
+        inner: Mapping[int, Interval] | None = None,
+        outside: Mapping[int, Interval] | None = None,
+        deadline: Deadline = NEVER,
     ) -> Prepared:
         """Bound all pre-activations on ``box`` (B, *input_shape).
 
-        ``inner``: pre-activation bounds to stand on instead of the solver's own.  Raises
-        :class:`bourn.deadline.OutOfTime`.
+        ``inner``: pre-activation bounds to stand on instead of the solver's own, from a layer-wise method, so that the
+        relaxed program implies them.  ``outside``: further bounds of some pre-activations, from a user say, which it need not
+        imply; what is stated holds where these hold.  Raises :class:`bourn.deadline.OutOfTime`, and :class:`UsageError` where
+        bounds from outside contradict the solver's own.
         """
+
+
+Inner = Mapping[int, Interval] | None
+"""Bounds of pre-activations by node number, if any."""
+
+
+def take(known: Inner, some: slice) -> Inner:
+    """The bounds of some problems of the batch."""
+    return None if known is None else {z: Interval(b.lower[some], b.upper[some]) for z, b in known.items()}
+
+
+def settle(graph: Graph, node: int, own: Interval, inner: Inner, outside: Inner) -> Interval:
+    """The bounds of a node to stand on: ``inner`` in place of its own, within those from ``outside``."""
+    bounds = inner[node] if inner and node in inner else own
+    return intersect_outside(graph, node, bounds, outside[node]) if outside and node in outside else bounds
 
 
 REGISTRY: list[type[Solver]] = []

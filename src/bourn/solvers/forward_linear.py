@@ -6,6 +6,7 @@ functions, so that what two neurons share is forgotten: weaker than back-substit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from bourn.problem.input_set import Box, dot
 from bourn.problem.problem import Objectives
 from bourn.relaxations.base import ElementWise, LineRule, Nonlinearity
 from bourn.rounding import TINY, UNIT, down, gamma, up
-from bourn.solvers.base import Prepared, Solution, Solver, Status, join, output_rows
+from bourn.solvers.base import Inner, Prepared, Solution, Solver, Status, join, output_rows, settle, take
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,17 +73,23 @@ class ForwardLinear(Solver):
         return "parallel lines" if self.rule is LineRule.PARALLEL else "lines of least area"
 
     def prepare(
-        self, graph: Graph, box: Box, *, inner: Mapping[int, Interval] | None = None, deadline: Deadline = NEVER
+        self,
+        graph: Graph,
+        box: Box,
+        *,
+        inner: Mapping[int, Interval] | None = None,
+        outside: Mapping[int, Interval] | None = None,
+        deadline: Deadline = NEVER,
     ) -> Forward:
         at_once = max(1, self.chunk_bytes // (16 * graph.nodes[0].size * max(n.size for n in graph.nodes)))
         parts = []
         for first in range(0, box.batch, at_once):
             some = slice(first, first + at_once)
-            known = None if inner is None else {z: Interval(b.lower[some], b.upper[some]) for z, b in inner.items()}
+            known = take(inner, some), take(outside, some)
             parts.append(self._propagate(graph, box[some], known, deadline))
         return Forward(graph, box, parts)
 
-    def _propagate(self, graph: Graph, box: Box, inner: Mapping[int, Interval] | None, deadline: Deadline) -> _Part:
+    def _propagate(self, graph: Graph, box: Box, known: tuple[Inner, Inner], deadline: Deadline) -> _Part:
         last_reader = {i: number for number, node in enumerate(graph.nodes) for i in node.inputs}
         found: dict[int, Functions] = {}
         intervals: dict[int, Interval] = {}
@@ -96,9 +103,7 @@ class ForwardLinear(Solver):
                 found[number] = _nonlinear(node.operation, found[z], intervals[z], self.rule, box)
             else:
                 found[number] = _input(box)
-            intervals[number] = found[number].interval(box)
-            if inner and number in inner:
-                intervals[number] = inner[number]
+            intervals[number] = settle(graph, number, found[number].interval(box), *known)
             for i in set(node.inputs):
                 if last_reader[i] == number and i != graph.output:
                     del found[i]
@@ -186,7 +191,7 @@ class Forward(Prepared):
     def node(self, number: int) -> Interval:
         return join([part.intervals[number] for part in self.parts])
 
-    def minimise(self, objectives: Objectives) -> Solution:
+    def minimise(self, objectives: Objectives, enough: float = math.inf) -> Solution:
         bounds, first = [], 0
         for part in self.parts:
             bounds.append(self._minimise_part(part, objectives.take(slice(first, first + part.box.batch))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from bourn.problem.problem import Objectives
 from bourn.program.relaxed import affine_magnitude
 from bourn.relaxations.base import Nonlinearity
 from bourn.rounding import TINY, UNIT, down, gamma, up
-from bourn.solvers.base import Prepared, Solution, Solver, Status, output_rows
+from bourn.solvers.base import Prepared, Solution, Solver, Status, output_rows, settle
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,13 @@ class IntervalPropagation(Solver):
         return "constants"
 
     def prepare(
-        self, graph: Graph, box: Box, *, inner: Mapping[int, Interval] | None = None, deadline: Deadline = NEVER
+        self,
+        graph: Graph,
+        box: Box,
+        *,
+        inner: Mapping[int, Interval] | None = None,
+        outside: Mapping[int, Interval] | None = None,
+        deadline: Deadline = NEVER,
     ) -> Intervals:
         known: dict[int, Interval] = {}
         for number, node in enumerate(graph.nodes):
@@ -42,8 +49,7 @@ class IntervalPropagation(Solver):
                 known[number] = node.operation.range(*arguments)
             else:
                 known[number] = box.interval
-            if inner and number in inner:
-                known[number] = inner[number]
+            known[number] = settle(graph, number, known[number], inner, outside)
         return Intervals(graph, box, known)
 
 
@@ -62,7 +68,7 @@ class Intervals(Prepared):
     def node(self, number: int) -> Interval:
         return self.nodes[number]
 
-    def minimise(self, objectives: Objectives) -> Solution:
+    def minimise(self, objectives: Objectives, enough: float = math.inf) -> Solution:
         count = len(objectives)
         low, error = objectives.constant, 4 * UNIT * objectives.constant.abs()
         for node, row in output_rows(self.graph, objectives).items():

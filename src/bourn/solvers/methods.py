@@ -16,8 +16,10 @@ from bourn.problem.input_set import Box
 from bourn.relaxations.base import LineRule
 from bourn.solvers.back_substitution import BackSubstitution
 from bourn.solvers.base import Prepared, Solver
+from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.forward_linear import ForwardLinear
 from bourn.solvers.interval_propagation import IntervalPropagation
+from bourn.solvers.simplex import Simplex
 from bourn.solvers.zonotope import Zonotope
 
 
@@ -48,15 +50,22 @@ class Method:
         return "same, layer by layer" if self.inner is None else self.inner.solved_by
 
     def prepare(
-        self, graph: Graph, box: Box, *, inner: Mapping[int, Interval] | None = None, deadline: Deadline = NEVER
+        self,
+        graph: Graph,
+        box: Box,
+        *,
+        inner: Mapping[int, Interval] | None = None,
+        outside: Mapping[int, Interval] | None = None,
+        deadline: Deadline = NEVER,
     ) -> Prepared:
         """Bound the pre-activations on ``box`` (B, *input_shape); ``inner`` replaces the method's own inner bounds.
 
-        Raises :class:`bourn.deadline.OutOfTime`.
+        ``outside``: further bounds that hold for another reason (:meth:`bourn.solvers.base.Solver.prepare`).  Raises
+        :class:`bourn.deadline.OutOfTime`.
         """
         if inner is None and self.inner is not None:
-            inner = self.inner.prepare(graph, box, deadline=deadline).bounds
-        return self.solver.prepare(graph, box, inner=inner, deadline=deadline)
+            inner = self.inner.prepare(graph, box, outside=outside, deadline=deadline).bounds
+        return self.solver.prepare(graph, box, inner=inner, outside=outside, deadline=deadline)
 
 
 METHODS: tuple[Method, ...] = (
@@ -91,6 +100,18 @@ METHODS: tuple[Method, ...] = (
         "Zhang et al. 2018, Singh et al. 2019",
         aliases=("deeppoly",),
     ),
+    Method(
+        "alpha-crown",
+        "alpha-CROWN, inner bounds fixed",
+        DualAscent(),
+        "Xu et al. 2021",
+        inner=BackSubstitution(LineRule.AREA),
+        aliases=("a-crown",),
+    ),
+    Method("alpha-crown-all", "alpha-CROWN, inner bounds by ascent too", DualAscent(), "Xu et al. 2021"),
+    Method("planet", "Planet", Simplex(), "Ehlers 2017", inner=IntervalPropagation()),
+    Method("lp-last", "LP-LAST", Simplex(), "Salman et al. 2019", inner=BackSubstitution(LineRule.PARALLEL)),
+    Method("lp-all", "LP-ALL (the barrier)", Simplex(), "Salman et al. 2019", aliases=("barrier",)),
 )
 """All methods, from cheap to dear."""
 

@@ -7,6 +7,7 @@ but rounding errors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from bourn.problem.input_set import Box, dot
 from bourn.problem.problem import Objectives
 from bourn.relaxations.base import ElementWise, LineRule, Nonlinearity
 from bourn.rounding import TINY, UNIT, down, gamma, up
-from bourn.solvers.base import Prepared, Solution, Solver, Status, join, output_rows
+from bourn.solvers.base import Inner, Prepared, Solution, Solver, Status, join, output_rows, settle, take
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,19 +67,25 @@ class Zonotope(Solver):
         return "parallel lines"
 
     def prepare(
-        self, graph: Graph, box: Box, *, inner: Mapping[int, Interval] | None = None, deadline: Deadline = NEVER
+        self,
+        graph: Graph,
+        box: Box,
+        *,
+        inner: Mapping[int, Interval] | None = None,
+        outside: Mapping[int, Interval] | None = None,
+        deadline: Deadline = NEVER,
     ) -> Zonotopes:
         symbols = graph.nodes[0].size + sum(graph.nodes[v].size for v in graph.nonlinear)
         at_once = max(1, self.chunk_bytes // (8 * symbols * max(n.size for n in graph.nodes)))
         parts = []
         for first in range(0, box.batch, at_once):
             some = slice(first, first + at_once)
-            known = None if inner is None else {z: Interval(b.lower[some], b.upper[some]) for z, b in inner.items()}
+            known = take(inner, some), take(outside, some)
             parts.append(_propagate(graph, box[some], known, deadline))
         return Zonotopes(graph, box, parts)
 
 
-def _propagate(graph: Graph, box: Box, inner: Mapping[int, Interval] | None, deadline: Deadline) -> _Part:
+def _propagate(graph: Graph, box: Box, known: tuple[Inner, Inner], deadline: Deadline) -> _Part:
     last_reader = {i: number for number, node in enumerate(graph.nodes) for i in node.inputs}
     forms: dict[int, Form] = {}
     intervals: dict[int, Interval] = {}
@@ -94,9 +101,7 @@ def _propagate(graph: Graph, box: Box, inner: Mapping[int, Interval] | None, dea
             symbols = forms[number].generators.shape[1]
         else:
             forms[number] = _input(box)
-        intervals[number] = forms[number].interval()
-        if inner and number in inner:
-            intervals[number] = inner[number]
+        intervals[number] = settle(graph, number, forms[number].interval(), *known)
         for i in set(node.inputs) - {0, graph.output}:
             if last_reader[i] == number:
                 del forms[i]
@@ -180,7 +185,7 @@ class Zonotopes(Prepared):
     def node(self, number: int) -> Interval:
         return join([part.intervals[number] for part in self.parts])
 
-    def minimise(self, objectives: Objectives) -> Solution:
+    def minimise(self, objectives: Objectives, enough: float = math.inf) -> Solution:
         bounds, first = [], 0
         for part in self.parts:
             wanted = objectives.take(slice(first, first + part.box.batch))

@@ -1,0 +1,209 @@
+"""The relaxed program of one problem as arrays for an LP, with maps back to multipliers.
+
+Stable entries are substituted out.  What is left are columns, all of them at least 0: the input's entries (from their lower
+ends) and, for every free entry of a nonlinear node, one column for every vertex of its hull but one, the base.  With base
+b and the other vertices v_k, z = b + sum of +-y_k, 0 <= y_k <= |v_k - b|, sum of y_k / |v_k - b| <= 1, and x is linear in
+y.  For a ReLU these are z - t = pre-activation, 0 <= z <= u, 0 <= t <= -l, z / u - t / l <= 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from bourn.network.affine import Affine
+from bourn.network.graph import Input
+from bourn.program.relaxed import RelaxedProgram
+from bourn.relaxations.curves import PiecewiseLinear
+
+_NARROW = 1e-9
+"""Vertices nearer than this to the base are moved away in the LP (not where bounds are stated), for its scaling's sake."""
+
+if TYPE_CHECKING:  # scipy has no types
+    Matrix = Any
+else:
+    Matrix = sparse.csr_array
+
+
+@dataclass(frozen=True, eq=False)
+class LinearRows:
+    """M rows over the columns: value = matrix @ columns + constant."""
+
+    matrix: Matrix
+    constant: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """The free entries of one nonlinear node: their flat numbers, their rows on earlier columns, their own columns.
+
+    ``owners`` says to which entry a column belongs; ``heights`` and ``positions`` map the columns of this node to x - x(base)
+    and z - z(base); ``base`` holds (z, x) there.
+    """
+
+    node: int
+    numbers: np.ndarray
+    rows: LinearRows
+    first_column: int
+    owners: np.ndarray
+    positions: Matrix
+    heights: Matrix
+    widths: np.ndarray
+    base: tuple[np.ndarray, np.ndarray]
+
+    @property
+    def columns(self) -> slice:
+        """Its columns among all."""
+        return slice(self.first_column, self.first_column + len(self.owners))
+
+
+class SparseProgram:
+    """The LP of a relaxed program (a batch of one), grown as its pre-activation bounds become known.
+
+    Raises ValueError where the input box or a node that matters is not bounded.
+    """
+
+    def __init__(self, program: RelaxedProgram) -> None:
+        lower, upper = (t.flatten().cpu().numpy() for t in (program.box.lower, program.box.upper))
+        if not (np.isfinite(lower).all() and np.isfinite(upper).all()):
+            raise ValueError("the input box is not bounded")
+        self.program = program
+        self._free_inputs = np.flatnonzero(upper > lower)
+        self._lower = lower
+        self.widths = [upper[self._free_inputs] - lower[self._free_inputs]]
+        self.count = len(self._free_inputs)
+        self.entries: list[Entries] = []
+        self._by_node: dict[int, Entries] = {}
+
+    def grow(self, program: RelaxedProgram, row_bytes: int) -> None:
+        """Take over the nonlinear nodes whose bounds ``program`` knows by now."""
+        self.program = program
+        for v in program.graph.nonlinear:
+            if v in program.lines and v not in self._by_node:
+                self._add(v, row_bytes)
+
+    def _add(self, node: int, row_bytes: int) -> None:
+        program = self.program
+        operation, z = program.graph.nodes[node].operation, program.graph.nodes[node].inputs[0]
+        if not isinstance(operation, PiecewiseLinear):
+            raise ValueError(f"the hull of {type(operation).__name__} is not polyhedral")
+        bounds = program.bounds[z]
+        numbers = torch.nonzero(program.free(node).flatten())[:, 0]
+        points, values = (np.stack([t.flatten()[numbers].cpu().numpy() for t in ts]) for ts in operation.vertices(bounds))
+        # A knot inside the interval is the base, where the hull is narrow for small y; an end where there is none.
+        inside = (points > points[0]) & (points < points[-1])
+        base = np.where(inside.any(0), inside.argmax(0), 0)
+        entry = np.arange(len(numbers))
+        base_point, base_value = points[base, entry], values[base, entry]
+        kept = (points != base_point) & _first_of_each(points)
+        which, columns_of = np.nonzero(kept)
+        order = np.argsort(columns_of, kind="stable")
+        which, columns_of = which[order], columns_of[order]
+        reach = points[which, columns_of] - base_point[columns_of]
+        width = np.maximum(np.abs(reach), _NARROW)
+        rise = (values[which, columns_of] - base_value[columns_of]) / np.abs(reach)
+        shape, columns = (len(numbers), len(which)), np.arange(len(which))
+        rows = self.rows({z: None}, numbers, row_bytes)
+        found = Entries(
+            node,
+            numbers.cpu().numpy(),
+            rows,
+            self.count,
+            columns_of,
+            Matrix((np.sign(reach), (columns_of, columns)), shape=shape),
+            Matrix((rise, (columns_of, columns)), shape=shape),
+            width,
+            (base_point, base_value),
+        )
+        self.entries.append(found)
+        self._by_node[node] = found
+        self.widths.append(width)
+        self.count += len(which)
+
+    def rows(self, on: Mapping[int, Tensor | None], numbers: Tensor | None = None, row_bytes: int = 1 << 23) -> LinearRows:
+        """Rows on nodes, {node: (1, M, *shape)}, as rows on the columns; None stands for the entries ``numbers`` of a node."""
+        if numbers is None:
+            return self._reduce({node: row for node, row in on.items() if row is not None})
+        (node,) = on
+        shape = self.program.graph.nodes[node].shape
+        size = max(self.program.graph.nodes[v].size for v in self.program.graph.ancestors(node))
+        parts = []
+        for piece in torch.split(numbers, max(1, row_bytes // (8 * size))):
+            row = torch.zeros(1, len(piece), int(np.prod(shape)), dtype=torch.float64, device=piece.device)
+            row[0, torch.arange(len(piece), device=piece.device), piece] = 1.0
+            parts.append(self._reduce({node: row.reshape(1, len(piece), *shape)}))
+        if not parts:
+            return LinearRows(Matrix((0, self.count)), np.zeros(0))
+        matrix = Matrix(sparse.vstack([p.matrix for p in parts]))
+        return LinearRows(matrix, np.concatenate([p.constant for p in parts]))
+
+    def _reduce(self, pending: dict[int, Tensor]) -> LinearRows:
+        """Carry rows back to the input and the free entries, stable entries by their own slopes."""
+        program, nodes = self.program, self.program.graph.nodes
+        count = next(iter(pending.values())).shape[1]
+        constant = torch.zeros(count, dtype=torch.float64, device=program.box.lower.device)
+        pieces: list[tuple[int, Matrix]] = []
+        for number in range(max(pending), -1, -1):
+            row = pending.pop(number, None)
+            if row is None:
+                continue
+            node, operation, flat = nodes[number], nodes[number].operation, row[0].flatten(1)
+            if isinstance(operation, Input):
+                constant = constant + flat @ program.box.lower.flatten()
+                pieces.append((0, Matrix(flat.cpu().numpy()[:, self._free_inputs])))
+                continue
+            if isinstance(operation, Affine):
+                if operation.bias is not None:
+                    constant = constant + flat @ operation.bias.expand(1, *operation.out_shape).flatten()
+                parts = operation.transpose(row[0])
+            else:
+                entries, lines = self._by_node[number], program.lines[number]
+                own = flat[:, torch.from_numpy(entries.numbers).to(flat.device)].cpu().numpy()
+                pieces.append((entries.first_column, Matrix(Matrix(own) @ entries.heights)))
+                constant = constant + torch.from_numpy(own @ entries.base[1]).to(constant.device)
+                rest = row.masked_fill(program.free(number)[:, None], 0.0)
+                offset = lines.lower_offset.masked_fill(program.free(number), 0.0)
+                constant = constant + rest[0].flatten(1) @ offset.flatten()
+                parts = ((rest * lines.lower_slope[:, None])[0],)
+            for source, part in zip(node.inputs, parts, strict=True):
+                pending[source] = pending[source] + part[None] if source in pending else part[None]
+        if not bool(torch.isfinite(constant).all()):
+            raise ValueError("a node that matters is not bounded")
+        return LinearRows(_side_by_side(pieces, count, self.count), constant.cpu().numpy())
+
+    def needed(self, row_columns: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """Which entries of each node (masks), and which columns (a mask), rows over the columns ``row_columns`` depend on."""
+        used = np.zeros(self.count, dtype=bool)
+        used[row_columns] = True
+        masks: list[np.ndarray] = []
+        for e in reversed(self.entries):
+            mask = np.zeros(len(e.numbers), dtype=bool)
+            mask[e.owners[used[e.columns]]] = True
+            used[e.columns] |= mask[e.owners]
+            used[e.rows.matrix[mask].indices] = True
+            masks.append(mask)
+        return masks[::-1], used
+
+
+def _first_of_each(points: np.ndarray) -> np.ndarray:
+    """Marks the vertices (K, n) that differ from the one before them."""
+    first = np.ones_like(points, dtype=bool)
+    first[1:] = points[1:] != points[:-1]
+    return first
+
+
+def _side_by_side(pieces: list[tuple[int, Matrix]], rows: int, columns: int) -> Matrix:
+    """One matrix from blocks that start at given columns."""
+    blocks = [block.tocoo() for _, block in pieces]
+    if not blocks:
+        return Matrix((rows, columns))
+    data = np.concatenate([b.data for b in blocks])
+    row = np.concatenate([b.coords[0] for b in blocks])
+    column = np.concatenate([b.coords[1] + first for (first, _), b in zip(pieces, blocks, strict=True)])
+    return Matrix((data, (row, column)), shape=(rows, columns))
