@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bourn._version import __version__
 
 if TYPE_CHECKING:
-    from bourn.bounding import Bounds, bound
+    from bourn.bounding import Bounds, bound, read_bounds
     from bourn.errors import BournError
     from bourn.formats.model import Model, load
     from bourn.interval import Interval
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bourn.verification import Plan, Result, verify
 
 _HOMES = {
-    "bourn.bounding": ("Bounds", "bound"),
+    "bourn.bounding": ("Bounds", "bound", "read_bounds"),
     "bourn.errors": ("BournError",),
     "bourn.formats.model": ("Model", "load"),
     "bourn.interval": ("Interval",),
@@ -70,6 +70,7 @@ __all__ = [
     "linf_ball",
     "load",
     "method",
+    "read_bounds",
     "region",
     "robustness",
     "verify",

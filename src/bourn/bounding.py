@@ -15,8 +15,10 @@ from bourn.device import device as by_device
 from bourn.errors import UsageError
 from bourn.formats.model import load
 from bourn.interval import Interval
+from bourn.network.graph import Graph
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Objectives, reshape_box
+from bourn.program.relaxed import intersect_outside
 from bourn.solvers.methods import Method
 from bourn.solvers.methods import method as by_name
 
@@ -61,6 +63,7 @@ def bound(
     method: str | Method = "crown",
     nodes: Sequence[str] | None = None,
     objectives: Objectives | None = None,
+    outside: Mapping[str, Interval] | None = None,
     timeout: float | Deadline | None = None,
     device: str = "cpu",
     example: Any = None,
@@ -69,7 +72,9 @@ def bound(
 
     ``model``: see :func:`bourn.load`.  ``input_set``: B boxes of the network's input shape, or of (1, n) where n
     is its size.  ``method``: a name of ``bourn methods`` or a :class:`Method`.  The bounds hold in real
-    arithmetic for the weights as stored: rounding errors are accounted for outward.
+    arithmetic for the weights as stored: rounding errors are accounted for outward.  ``outside``: bounds (B, *shape) of
+    pre-activations by name, from anywhere (:func:`read_bounds` reads what :meth:`Bounds.save` wrote); they are relied on, and
+    what comes out holds where they hold.
 
     Raises :class:`bourn.errors.BournError` where an argument does not fit, :class:`bourn.deadline.OutOfTime`
     after ``timeout`` (seconds, reading included, or a deadline that already runs).
@@ -84,7 +89,58 @@ def bound(
     place = by_device(device)
     graph, box = graph.to(place), box.to(place)
     numbers = [*graph.pre_activations, graph.output] if nodes is None else [graph.number(name) for name in nodes]
-    prepared = chosen.prepare(graph, box, deadline=deadline)
-    found = {graph.nodes[v].name: prepared.node(v) for v in dict.fromkeys(numbers)}
+    given = {} if outside is None else _given(graph, outside, box.batch)
+    prepared = chosen.prepare(graph, box, outside=given or None, deadline=deadline)
+    found = {}
+    for v in dict.fromkeys(numbers):
+        own = prepared.node(v)
+        found[graph.nodes[v].name] = intersect_outside(graph, v, own, given[v]) if v in given else own
     values = None if objectives is None else prepared.minimise(objectives.to(place)).bound
     return Bounds(chosen, found, values, time.monotonic() - began)
+
+
+def _given(graph: Graph, outside: Mapping[str, Interval], batch: int) -> dict[int, Interval]:
+    """Bounds from outside by node number, in the nodes' shapes; raises :class:`UsageError` where they do not fit."""
+    given = {}
+    for name, bounds in outside.items():
+        number = graph.number(name)
+        if number not in graph.pre_activations:
+            raise UsageError(f"node {name!r} is no pre-activation, so no relaxation stands on its bounds; leave it out")
+        shape = (batch, *graph.nodes[number].shape)
+        if bounds.lower.numel() != batch * graph.nodes[number].size:
+            raise UsageError(f"the bounds from outside of node {name!r} have shape {tuple(bounds.shape)}, not {shape}")
+        given[number] = Interval(bounds.lower.reshape(shape), bounds.upper.reshape(shape)).to(graph.device)
+    return given
+
+
+def read_bounds(path: str | Path) -> dict[str, Interval]:
+    """Bounds by node name from a ``.npz`` file with ``<node>.lower`` and ``<node>.upper``, as :meth:`Bounds.save` writes it.
+
+    Raises :class:`UsageError` where the file cannot be read or holds anything else.
+    """
+    import zipfile
+    import zlib
+
+    import numpy as np
+    import torch
+
+    arrays = {}
+    try:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as data:
+            for name in data.files:
+                arrays[name] = torch.from_numpy(np.ascontiguousarray(data[name], dtype=np.float64))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise UsageError(f"{path}: is no .npz file of numbers; 'bourn bound --save' writes one") from None
+    names = {name.removesuffix(".lower").removesuffix(".upper") for name in arrays}
+    missing = [end for name in sorted(names) for end in (f"{name}.lower", f"{name}.upper") if end not in arrays]
+    if missing or not arrays:
+        raise UsageError(f"{path}: holds no array {missing[0]!r}" if missing else f"{path}: is empty")
+    found = {}
+    for name in sorted(names):
+        try:
+            found[name] = Interval(arrays[f"{name}.lower"], arrays[f"{name}.upper"])
+        except UsageError as error:
+            raise UsageError(f"{path}: node {name!r}: {error}") from None
+    return found

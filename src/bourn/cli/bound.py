@@ -13,6 +13,7 @@ from bourn.errors import UsageError
 
 if TYPE_CHECKING:
     from bourn.bounding import Bounds
+    from bourn.formats.model import Model
     from bourn.interval import Interval
     from bourn.problem.input_set import Box
 
@@ -27,6 +28,7 @@ SHOWN = 20
 @click.option("--method", "-m", default="crown", show_default=True, help="A name of 'bourn methods'.")
 @click.option("--node", "-n", "nodes", multiple=True, help="A node's name; by default all pre-activations and the output.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Also write the bounds to a NumPy .npz file.")
+@click.option("--with", "given", metavar="FILE", help="Rely on these bounds of pre-activations too: a file that --save wrote.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Time limit, start-up included.")
 @click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu or cuda.")
 @click.pass_obj
@@ -38,6 +40,7 @@ def command(
     method: str,
     nodes: tuple[str, ...],
     save: Path | None,
+    given: str | None,
     timeout: float | None,
     device: str,
 ) -> None:
@@ -46,6 +49,7 @@ def command(
     \b
     bourn bound net.onnx property.vnnlib --method fast-lin
     bourn bound net.onnx --image digits.npz --radius 0.03 --node logits --save bounds.npz
+    bourn bound net.onnx --image digits.npz --radius 0.03 --method lp-all --with bounds.npz
     """
     from bourn.bounding import bound
     from bourn.deadline import Deadline, OutOfTime
@@ -62,7 +66,8 @@ def command(
         assert ball is not None
         boxes = ball.box(model)
     try:
-        found = bound(model, boxes, method=method, nodes=nodes or None, timeout=deadline, device=device)
+        outside = None if given is None else _outside(given, model)
+        found = bound(model, boxes, method=method, nodes=nodes or None, outside=outside, timeout=deadline, device=device)
     except OutOfTime:
         raise UsageError(f"out of time after {timeout:g} s, before all nodes were bounded") from None
     if save is not None:
@@ -80,6 +85,17 @@ def _boxes(prop: str) -> Box:
 
     boxes = [case.box for case in load(prop).cases]
     return Box(Interval(torch.cat([b.lower for b in boxes]), torch.cat([b.upper for b in boxes])))
+
+
+def _outside(file: str, model: Model) -> dict[str, Interval]:
+    """Bounds of pre-activations in a file; those of other nodes of the network, which --save writes too, are left out."""
+    from bourn.bounding import read_bounds
+
+    found = read_bounds(file)
+    numbers = {name: model.graph.number(name) for name in found}
+    kept = {name: bounds for name, bounds in found.items() if numbers[name] in model.graph.pre_activations}
+    click.echo(f"relying on the bounds of {', '.join(kept) or 'no node'} in {file}: what follows holds where they hold", err=True)
+    return kept
 
 
 def _save(found: Bounds, file: Path) -> None:
