@@ -33,6 +33,12 @@ class Deadline:
         """Seconds left, negative once the time is over."""
         return math.inf if self.seconds is None else self.began + self.seconds - time.monotonic()
 
+    def part(self, share: float) -> Deadline:
+        """The deadline after ``share`` of the time left from now on, this one itself for 1."""
+        if self.seconds is None or share >= 1 or self.left <= 0:
+            return self
+        return Deadline(share * self.left)
+
     def check(self) -> None:
         """Raise :class:`OutOfTime` once the time is over."""
         if self.left <= 0:

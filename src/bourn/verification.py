@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -34,32 +35,55 @@ from bourn.formats.model import Model, load
 from bourn.interval import Interval
 from bourn.problem.problem import Objectives, Problem, Question, problems
 from bourn.problem.specification import Conjunction, Row
-from bourn.program.linear_bounds import back_substitute
 from bourn.program.losses import losses
 from bourn.rounding import float_below
 from bourn.solvers.back_substitution import Substituted
-from bourn.solvers.base import Prepared, output_rows
-from bourn.solvers.combination import best_weights
-from bourn.solvers.methods import Method, method
+from bourn.solvers.base import Prepared
+from bourn.solvers.combination import rows_on_input
+from bourn.solvers.methods import Method, method, patient
+
+
+class Stand(Enum):
+    """Which inner bounds a method of a plan stands on."""
+
+    OWN = "its own"
+    BEST = "the best of all methods before it"
+    ON_TOP = "its own, begun from the best of all methods before it"
+
+
+@dataclass(frozen=True)
+class Bounding:
+    """One method of a plan."""
+
+    method: Method
+    stand: Stand = Stand.OWN
+
+    @property
+    def name(self) -> str:
+        return f"{self.method.name} on the best inner bounds" if self.stand is Stand.BEST else self.method.name
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is tried, in order.  ``combined``: methods run at last on the best inner bounds of all before them."""
+    """What is tried, in order, until every conjunction is decided."""
 
-    quick_attack: ProjectedGradient | None
-    methods: tuple[Method, ...]
-    combined: tuple[Method, ...]
-    last_attack: ProjectedGradient | None
+    steps: tuple[ProjectedGradient | Bounding, ...]
 
 
 CHEAP_FIRST = Plan(
-    quick_attack=ProjectedGradient(steps=20, restarts=4),
-    methods=(method("ibp"), method("crown"), method("fast-lin")),
-    combined=(method("crown"),),
-    last_attack=ProjectedGradient(steps=100, restarts=20, seed=1),
+    (
+        ProjectedGradient(steps=20, restarts=4),
+        Bounding(method("ibp")),
+        Bounding(method("crown")),
+        Bounding(method("fast-lin")),
+        Bounding(method("crown"), Stand.BEST),
+        Bounding(method("alpha-crown"), Stand.BEST),
+        ProjectedGradient(steps=100, restarts=20, seed=1),
+        Bounding(patient(method("alpha-crown-all"), 0.5), Stand.ON_TOP),
+        Bounding(patient(method("lp-all"), 0.7), Stand.ON_TOP),
+    )
 )
-"""The plan that ``bourn verify`` follows."""
+"""The plan that ``bourn verify`` follows, up to the barrier."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +170,7 @@ class _Case:
     problem: Problem
     refuted: dict[int, Refutation] = field(default_factory=dict)
     row_bounds: dict[Row, tuple[float, str]] = field(default_factory=dict)
+    bounded_by: dict[Row, Prepared] = field(default_factory=dict)
     inner: dict[int, Interval] | None = None
     attained: list[float] = field(default_factory=list)
     best_points: Tensor | None = None
@@ -156,6 +181,11 @@ class _Case:
         for row in self.problem.rows:
             if not row.outputs and not row.inputs:
                 self.row_bounds[row] = (float_below(row.constant), "arithmetic")
+
+    def objectives(self, rows: Sequence[Row]) -> Objectives:
+        """Rows as objectives on the problem's device."""
+        inputs, outputs = math.prod(self.problem.network.input_shape), math.prod(self.problem.network.output_shape)
+        return Objectives.from_rows(tuple(rows), inputs, outputs).to(self.problem.box.lower.device)
 
     @property
     def open(self) -> list[int]:
@@ -195,17 +225,14 @@ class _Run:
 
     def _work_on(self, case: _Case) -> bool:
         """Run the plan on one case; True if a counterexample was found."""
-        if self.plan.quick_attack is not None and self._attack(case, self.plan.quick_attack, "attack"):
-            return True
-        for step in self.plan.methods:
-            self._bound(case, step, None)
+        for step in self.plan.steps:
+            if isinstance(step, Bounding):
+                self._bound(case, step)
+            elif self._attack(case, step):
+                return True
             if not case.open:
                 return False
-        for step in self.plan.combined:
-            self._bound(case, step, case.inner)
-            if not case.open:
-                return False
-        return self.plan.last_attack is not None and self._attack(case, self.plan.last_attack, "longer attack")
+        return False
 
     def _done(self, what: str, began: float) -> None:
         step = Step(what, time.monotonic() - began, sum(len(c.open) for c in self.cases))
@@ -213,7 +240,7 @@ class _Run:
         if self.log is not None:
             self.log(step)
 
-    def _attack(self, case: _Case, attack: ProjectedGradient, name: str) -> bool:
+    def _attack(self, case: _Case, attack: ProjectedGradient) -> bool:
         began = time.monotonic()
         open_ = tuple(case.problem.conjunctions[k] for k in case.open)
         problem = replace(case.problem, specification=replace(case.problem.specification, conjunctions=open_))
@@ -226,24 +253,17 @@ class _Run:
                 assert case.best_points is not None
                 case.attained[k] = value
                 case.best_points[k] = point
-        self._done(name, began)
+        first = next(s for s in self.plan.steps if isinstance(s, ProjectedGradient))
+        self._done("attack" if attack is first else "longer attack", began)
         return found
 
     def _likely_points(self, case: _Case) -> Tensor | None:
         """The corners at which the linear bounds of the open rows are least, and the best points met."""
         if not isinstance(case.prepared, Substituted) or case.best_points is None:
             return None
-        on_input = self._input_rows(case.prepared, case.problem.objectives())[:, 0]
+        on_input, _ = rows_on_input(case.prepared.program, case.problem.objectives().to(case.problem.box.lower.device))
         lower, upper = case.problem.box.finite()
         return torch.cat([torch.where(on_input > 0, lower, upper), case.best_points])
-
-    def _input_rows(self, prepared: Substituted, objectives: Objectives) -> Tensor:
-        """The rows on the input (M, 1, *input_shape) that the linear bounds below the objectives have."""
-        rows = output_rows(prepared.graph, objectives.to(prepared.box.lower.device))
-        found = back_substitute(prepared.program, rows, objectives.constant.to(prepared.box.lower.device), keep=(0,))
-        if 0 not in found.kept:  # the output does not depend on the input
-            return prepared.box.lower.new_zeros(len(objectives), *prepared.box.lower.shape)
-        return found.kept[0].transpose(0, 1)
 
     def _accept(self, case: _Case, x: Tensor) -> bool:
         """Replay a candidate; keep it if it is a counterexample as written."""
@@ -260,26 +280,28 @@ class _Run:
         self.found = Counterexample(asked, point, y, self.model.replayed_in)
         return True
 
-    def _bound(self, case: _Case, step: Method, inner: dict[int, Interval] | None) -> None:
-        """Bound all rows by one method and refute what that refutes."""
+    def _bound(self, case: _Case, step: Bounding) -> None:
+        """Bound the rows of open conjunctions by one method and refute what that refutes."""
         began = time.monotonic()
         self.deadline.check()
-        problem = case.problem
-        prepared = step.prepare(problem.network, problem.box, inner=inner, deadline=self.deadline)
-        name = step.name if inner is None else f"{step.name} on the best inner bounds"
+        problem, best = case.problem, case.inner
+        known = {Stand.OWN: {}, Stand.BEST: {"inner": best}, Stand.ON_TOP: {"begin": best}}[step.stand]
+        prepared = step.method.prepare(problem.network, problem.box, deadline=self.deadline, **known)
         case.inner = _best(case.inner, prepared)
         if isinstance(prepared, Substituted):
             case.prepared = prepared
-        objectives = problem.objectives().to(problem.box.lower.device)
-        if len(objectives):
-            for row, bound in zip(problem.rows, prepared.minimise(objectives).bound[0].tolist(), strict=True):
+        rows = list(dict.fromkeys(row for k in case.open for row in problem.conjunctions[k].rows))
+        if rows:
+            bounds = prepared.minimise(case.objectives(rows), enough=0.0).bound[0].tolist()
+            for row, bound in zip(rows, bounds, strict=True):
                 if row not in case.row_bounds or bound > case.row_bounds[row][0]:
-                    case.row_bounds[row] = (bound, name)
+                    case.row_bounds[row] = (bound, step.name)
+                    case.bounded_by[row] = prepared
         for k in case.open:
-            refutation = self._by_one_row(case, problem.conjunctions[k]) or self._by_rows_together(case, prepared, k, name)
+            refutation = self._by_one_row(case, problem.conjunctions[k]) or self._by_rows_together(case, prepared, k, step.name)
             if refutation is not None:
                 case.refuted[k] = refutation
-        self._done(name, began)
+        self._done(step.name, began)
 
     @staticmethod
     def _by_one_row(case: _Case, conjunction: Conjunction) -> Refutation | None:
@@ -293,22 +315,17 @@ class _Run:
     def _by_rows_together(self, case: _Case, prepared: Prepared, k: int, name: str) -> Refutation | None:
         """Look for weights of the rows with which their sum stays above 0, and bound that sum anew."""
         conjunction = case.problem.conjunctions[k]
-        if len(conjunction.rows) < 2 or not isinstance(prepared, Substituted):
+        if len(conjunction.rows) < 2:
             return None
-        device = prepared.box.lower.device
-        inputs, outputs = math.prod(prepared.graph.input_shape), math.prod(prepared.graph.output_shape)
-        own = Objectives.from_rows(conjunction.rows, inputs, outputs).to(device)
-        matrix = self._input_rows(prepared, own)[:, 0]
-        low, _ = prepared.box.minimise_linear(matrix[None])
-        bounds = prepared.minimise(own).bound[0]
-        if not bool(torch.isfinite(bounds).all() & torch.isfinite(low).all()):
+        found = prepared.weights(case.objectives(conjunction.rows))
+        if found is None:
             return None
-        weights = tuple(w if w > _LEAST_WEIGHT else 0.0 for w in best_weights(prepared.box, matrix, bounds - low[0]).tolist())
+        weights = tuple(w if w > _LEAST_WEIGHT else 0.0 for w in found.tolist())
         try:
-            joint = Objectives.from_rows([_weighted(conjunction, weights)], inputs, outputs).to(device)
+            joint = case.objectives([_weighted(conjunction, weights)])
         except SpecificationError:  # the sum has a coefficient that float64 does not hold
             return None
-        bound = float(prepared.minimise(joint).bound[0, 0])
+        bound = float(prepared.minimise(joint, enough=0.0).bound[0, 0])
         return Refutation(conjunction, weights, bound, name) if refutes(conjunction, weights, bound) else None
 
     def _unknown(self, timed_out: bool) -> Unknown:
@@ -333,17 +350,14 @@ class _Run:
 
     def _losses(self, case: _Case, k: int) -> tuple[Loss, ...]:
         """Where the bound of the conjunction's best row is lost, at the attack's best point."""
-        conjunction = case.problem.conjunctions[k]
-        prepared = case.prepared
-        if not isinstance(prepared, Substituted) or case.best_points is None or not conjunction.rows:
+        conjunction, graph = case.problem.conjunctions[k], case.problem.network
+        if case.best_points is None or not conjunction.rows:
             return ()
         row = max(conjunction.rows, key=lambda r: case.row_bounds[r][0])
-        graph = prepared.graph
-        objectives = Objectives.from_rows([row], math.prod(graph.input_shape), math.prod(graph.output_shape))
-        objectives = objectives.to(prepared.box.lower.device)
-        rows = output_rows(graph, objectives)
-        found = back_substitute(prepared.program, rows, objectives.constant, keep={0, *graph.nonlinear})
-        places = losses(prepared.program, found, case.best_points[k : k + 1])
+        traced = case.bounded_by[row].trace(case.objectives([row]), {0, *graph.nonlinear}) if row in case.bounded_by else None
+        if traced is None:
+            return ()
+        places = losses(*traced, case.best_points[k : k + 1])
         named = [Loss("the input set" if v == 0 else graph.nodes[v].name, amount) for v, amount in places.items()]
         return tuple(sorted(named, key=lambda loss: -loss.amount))
 

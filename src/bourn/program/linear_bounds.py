@@ -40,11 +40,16 @@ class _Sums:
 
 @dataclass(frozen=True, eq=False)
 class RowBounds:
-    """Bounds (B, M) of rows, and the rows themselves as they arrived at the nodes that were to be kept."""
+    """Bounds (B, M) of rows, and the rows themselves as they arrived at the nodes that were to be kept.
+
+    Of a kept nonlinear node also the rows ``passed`` on to its pre-activation, and its ``terms`` (B, M) of the lower bound.
+    """
 
     lower: Tensor
     upper: Tensor
     kept: Mapping[int, Tensor]
+    passed: Mapping[int, Tensor]
+    terms: Mapping[int, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +94,7 @@ def back_substitute(
     chosen = {} if multipliers is None else multipliers
     parallel = not chosen and all(program.lines[v].parallel for v in _nonlinear_ancestors(program, pending))
     sums = _Sums(constant, constant, torch.zeros_like(constant))
-    kept = {}
+    kept, passed, terms = {}, {}, {}
     for number in range(max(pending), -1, -1):
         row = pending.pop(number, None)
         if row is None:
@@ -105,11 +110,13 @@ def back_substitute(
             for argument, part in zip(node.inputs, parts, strict=True):
                 _accumulate(program, pending, argument, part, sums)
         else:
-            z = node.inputs[0]
+            z, before = node.inputs[0], sums.lower
             if number in chosen:
                 part = _through_multipliers(program, number, chosen[number], row, sums)
             else:
                 part = _through_lines(program.lines[number], row, sums)
+            if number in keep:
+                passed[number], terms[number] = part, sums.lower - before
             if not _covers_rounding(program.graph.nodes[z].operation):
                 sums.error = sums.error + 4 * UNIT * _dot(part.abs(), program.magnitudes[z])
             _accumulate(program, pending, z, part, sums)
@@ -117,7 +124,7 @@ def back_substitute(
     lower = down(sums.lower - error)
     upper = up(sums.upper + error) if parallel else torch.full_like(lower, torch.inf)
     batch = program.batch
-    return RowBounds(lower.expand(batch, -1), upper.expand(batch, -1), kept)
+    return RowBounds(lower.expand(batch, -1), upper.expand(batch, -1), kept, passed, terms)
 
 
 def _nonlinear_ancestors(program: RelaxedProgram, nodes: Iterable[int]) -> list[int]:

@@ -1,12 +1,11 @@
 """Where a bound is lost: the gap between a point's value and a row's bound, split by the places it arises at.
 
-At any point x the difference is, exactly, the sum over nonlinear nodes of Lambda . (sigma(z) - its line at z)
-and, at the input, of Lambda . x minus its minimum over the box.  Every term is at least 0.
+At any point x the difference is, exactly, the sum over nonlinear nodes of Lambda . sigma(z) - mu . z minus its minimum over
+the hull and, at the input, of Lambda . x minus its minimum over the box.  Every term is at least 0.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from bourn.program.linear_bounds import RowBounds
@@ -26,9 +25,6 @@ def losses(program: RelaxedProgram, found: RowBounds, x: Tensor) -> dict[int, fl
             low, _ = program.box.minimise_linear(row)
             result[node] = float((own * x[0]).sum() - low[0, 0])
             continue
-        z, y, lines = values[program.graph.nodes[node].inputs[0]][0], values[node][0], program.lines[node]
-        line = torch.where(
-            own > 0, lines.lower_slope[0] * z + lines.lower_offset[0], lines.upper_slope[0] * z + lines.upper_offset[0]
-        )
-        result[node] = float((own * (y - line)).sum())
+        z, y = values[program.graph.nodes[node].inputs[0]][0], values[node][0]
+        result[node] = float((own * y - found.passed[node][0, 0] * z).sum() - found.terms[node][0, 0])
     return result

@@ -22,6 +22,9 @@ from bourn.network.graph import Input
 from bourn.program.relaxed import RelaxedProgram
 from bourn.relaxations.curves import PiecewiseLinear
 
+_HUGE = 1e20
+"""From here on HiGHS takes numbers for infinite."""
+
 _NARROW = 1e-9
 """Vertices nearer than this to the base are moved away in the LP (not where bounds are stated), for its scaling's sake."""
 
@@ -71,7 +74,7 @@ class SparseProgram:
 
     def __init__(self, program: RelaxedProgram) -> None:
         lower, upper = (t.flatten().cpu().numpy() for t in (program.box.lower, program.box.upper))
-        if not (np.isfinite(lower).all() and np.isfinite(upper).all()):
+        if not (np.abs(lower) < _HUGE).all() or not (np.abs(upper) < _HUGE).all():
             raise ValueError("the input box is not bounded")
         self.program = program
         self._free_inputs = np.flatnonzero(upper > lower)
@@ -96,6 +99,8 @@ class SparseProgram:
         bounds = program.bounds[z]
         numbers = torch.nonzero(program.free(node).flatten())[:, 0]
         points, values = (np.stack([t.flatten()[numbers].cpu().numpy() for t in ts]) for ts in operation.vertices(bounds))
+        if not (np.abs(points) < _HUGE).all():
+            raise ValueError(f"node {program.graph.nodes[z].name!r} is not bounded")
         # A knot inside the interval is the base, where the hull is narrow for small y; an end where there is none.
         inside = (points > points[0]) & (points < points[-1])
         base = np.where(inside.any(0), inside.argmax(0), 0)

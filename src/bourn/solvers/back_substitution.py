@@ -7,7 +7,7 @@ lines of least area it is CROWN (Zhang et al. 2018) and DeepPoly (Singh et al. 2
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,13 +18,14 @@ from bourn.interval import Interval
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Objectives
-from bourn.program.linear_bounds import back_substitute
+from bourn.program.linear_bounds import RowBounds, back_substitute
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.program.restrict import after_node, receptive_fields, take_problems
 from bourn.relaxations.base import LineRule
 from bourn.relaxations.curves import PiecewiseLinear
 from bourn.rounding import UNIT
-from bourn.solvers.base import Prepared, Solution, Solver, Status, identity_rows, output_rows
+from bourn.solvers.base import Prepared, Solution, Solver, Status, identity_rows, output_rows, settle
+from bourn.solvers.combination import linear_weights
 from bourn.solvers.tightening import refine, unstable, widest
 
 
@@ -49,12 +50,14 @@ class BackSubstitution(Solver):
         box: Box,
         *,
         inner: Mapping[int, Interval] | None = None,
+        begin: Mapping[int, Interval] | None = None,
         outside: Mapping[int, Interval] | None = None,
         deadline: Deadline = NEVER,
     ) -> Substituted:
         program = start(graph, box, self.rule)
         for z in graph.pre_activations:
             bounds = inner[z] if inner is not None else self.pre_activation(program, z, deadline)
+            bounds = settle(graph, z, bounds, None, begin, None)
             program = with_bounds(program, z, bounds, None if outside is None else outside.get(z))
         return Substituted(self, program, deadline)
 
@@ -161,6 +164,12 @@ class Substituted(Prepared):
 
     def node(self, number: int) -> Interval:
         return self.solver.entries(self.program, number, self.deadline)
+
+    def trace(self, objectives: Objectives, keep: Container[int]) -> tuple[RelaxedProgram, RowBounds]:
+        return self.program, back_substitute(self.program, output_rows(self.graph, objectives), objectives.constant, keep)
+
+    def weights(self, objectives: Objectives) -> Tensor | None:
+        return linear_weights(self.program, objectives)
 
     def minimise(self, objectives: Objectives, enough: float = math.inf) -> Solution:
         graph = self.graph

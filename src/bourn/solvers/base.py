@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
@@ -21,7 +21,8 @@ from bourn.interval import Interval
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Objectives
-from bourn.program.relaxed import intersect_outside
+from bourn.program.linear_bounds import RowBounds
+from bourn.program.relaxed import RelaxedProgram, intersect_outside
 
 
 class Status(Enum):
@@ -61,6 +62,18 @@ class Prepared(ABC):
         """Lower bounds (B, M) of objectives on the output and the input; one above ``enough`` need not be improved."""
 
 
+    def trace(self, objectives: Objectives, keep: Container[int]) -> tuple[RelaxedProgram, RowBounds] | None:
+        """The program and the rows on the nodes ``keep`` that the bounds of objectives come from; None if none do."""
+        return None
+
+    def weights(self, objectives: Objectives) -> Tensor | None:
+        """Weights (M,) with sum 1 for a batch of one, with which the sum of the objectives has a high bound; None without idea.
+
+        No bound comes from here: the weighted sum is bounded anew.
+        """
+        return None
+
+
 class Solver(ABC):
     """Base of the solvers.  Subclasses are frozen dataclasses; defining one registers it for the contract tests."""
 
@@ -83,15 +96,17 @@ class Solver(ABC):
         box: Box,
         *,
         inner: Mapping[int, Interval] | None = None,
+        begin: Mapping[int, Interval] | None = None,
         outside: Mapping[int, Interval] | None = None,
         deadline: Deadline = NEVER,
     ) -> Prepared:
         """Bound all pre-activations on ``box`` (B, *input_shape).
 
         ``inner``: pre-activation bounds to stand on instead of the solver's own, from a layer-wise method, so that the
-        relaxed program implies them.  ``outside``: further bounds of some pre-activations, from a user say, which it need not
-        imply; what is stated holds where these hold.  Raises :class:`bourn.deadline.OutOfTime`, and :class:`UsageError` where
-        bounds from outside contradict the solver's own.
+        relaxed program implies them.  ``begin``: bounds of the same kind that the solver's own come on top of.
+        ``outside``: further bounds of some pre-activations, from a user say, which it need not imply; what is stated holds
+        where these hold.  Raises :class:`bourn.deadline.OutOfTime`, and :class:`UsageError` where bounds from outside
+        contradict the solver's own.
         """
 
 
@@ -104,9 +119,11 @@ def take(known: Inner, some: slice) -> Inner:
     return None if known is None else {z: Interval(b.lower[some], b.upper[some]) for z, b in known.items()}
 
 
-def settle(graph: Graph, node: int, own: Interval, inner: Inner, outside: Inner) -> Interval:
-    """The bounds of a node to stand on: ``inner`` in place of its own, within those from ``outside``."""
+def settle(graph: Graph, node: int, own: Interval, inner: Inner, begin: Inner, outside: Inner) -> Interval:
+    """The bounds of a node to stand on, of all that is known of it (:meth:`Solver.prepare`)."""
     bounds = inner[node] if inner and node in inner else own
+    if begin and node in begin:
+        bounds = bounds.intersect(begin[node])
     return intersect_outside(graph, node, bounds, outside[node]) if outside and node in outside else bounds
 
 

@@ -6,6 +6,27 @@ import torch
 from torch import Tensor
 
 from bourn.problem.input_set import Box
+from bourn.problem.problem import Objectives
+from bourn.program.linear_bounds import back_substitute
+from bourn.program.relaxed import RelaxedProgram
+from bourn.solvers.base import output_rows
+
+
+def linear_weights(program: RelaxedProgram, objectives: Objectives) -> Tensor | None:
+    """Weights (K,) for the sum of objectives on a batch of one, by the linear functions below them; None without any."""
+    matrix, bounds = rows_on_input(program, objectives)
+    low, _ = program.box.minimise_linear(matrix[None])
+    if not bool(torch.isfinite(bounds).all() & torch.isfinite(low).all()):
+        return None
+    return best_weights(program.box, matrix, bounds - low[0])
+
+
+def rows_on_input(program: RelaxedProgram, objectives: Objectives) -> tuple[Tensor, Tensor]:
+    """The rows on the input (M, *input_shape) that the linear bounds below objectives have, for a batch of one, and these (M,)."""
+    found = back_substitute(program, output_rows(program.graph, objectives), objectives.constant, keep=(0,))
+    if 0 not in found.kept:  # the output does not depend on the input
+        return program.box.lower.new_zeros(len(objectives), *program.box.shape), found.lower[0]
+    return found.kept[0][0], found.lower[0]
 
 
 def best_weights(box: Box, matrix: Tensor, constant: Tensor, steps: int = 200) -> Tensor:

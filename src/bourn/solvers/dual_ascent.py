@@ -8,7 +8,7 @@ rounding error.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -20,12 +20,13 @@ from bourn.network.graph import Graph
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Objectives
 from bourn.program.lagrangian import Choice, Evaluation, Lagrangian
-from bourn.program.linear_bounds import back_substitute
+from bourn.program.linear_bounds import RowBounds, back_substitute
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.program.restrict import take_problems
 from bourn.relaxations.base import LineRule
 from bourn.solvers.back_substitution import BackSubstitution, coefficient_error
 from bourn.solvers.base import Prepared, Solution, Solver, Status, output_rows
+from bourn.solvers.combination import linear_weights
 from bourn.solvers.tightening import refine, unstable, widest
 
 
@@ -35,13 +36,15 @@ class DualAscent(Solver):
 
     ``steps``: at most so many for every row, the first of length ``step`` (1: the whole range of a slope), each ``decay``
     times the one before.  A row stops early where its bound is above what is asked for.  ``chunk_bytes`` bounds the memory of
-    one set of rows; some ten are alive at a time.
+    one set of rows; some ten are alive at a time.  ``patience``: the share of the time left that may go into inner bounds;
+    neurons that are not reached by then keep their bounds in closed form.
     """
 
     steps: int = 20
     step: float = 0.3
     decay: float = 0.98
     chunk_bytes: int = 1 << 23
+    patience: float = 1.0
     start: BackSubstitution = field(default=BackSubstitution(LineRule.AREA))
     solved_by = "dual ascent on slopes"
 
@@ -55,19 +58,25 @@ class DualAscent(Solver):
         box: Box,
         *,
         inner: Mapping[int, Interval] | None = None,
+        begin: Mapping[int, Interval] | None = None,
         outside: Mapping[int, Interval] | None = None,
         deadline: Deadline = NEVER,
     ) -> Ascended:
-        program = start(graph, box, LineRule.AREA)
+        program, soft = start(graph, box, LineRule.AREA), deadline.part(self.patience)
         for z in graph.pre_activations:
-            bounds = inner[z] if inner is not None else self._pre_activation(program, z, deadline)
+            known = None if begin is None else begin.get(z)
+            bounds = inner[z] if inner is not None else self._pre_activation(program, z, known, deadline, soft)
+            bounds = bounds if known is None else bounds.intersect(known)
             program = with_bounds(program, z, bounds, None if outside is None else outside.get(z))
         return Ascended(self, program, deadline)
 
-    def _pre_activation(self, program: RelaxedProgram, node: int, deadline: Deadline) -> Interval:
-        """Closed-form bounds, and ascent where these leave a neuron open."""
-        loose = self.start.pre_activation(program, node, deadline)
-        return self.entries(program, node, loose, unstable(program.graph, node, loose), deadline)
+    def _pre_activation(
+        self, program: RelaxedProgram, node: int, known: Interval | None, deadline: Deadline, soft: Deadline
+    ) -> Interval:
+        """What is known or else closed-form bounds, and ascent where these leave a neuron open."""
+        loose = self.start.pre_activation(program, node, deadline) if known is None else known
+        deadline.check()
+        return self.entries(program, node, loose, unstable(program.graph, node, loose), soft)
 
     def entries(self, program: RelaxedProgram, node: int, known: Interval, wanted: Tensor, deadline: Deadline) -> Interval:
         """Bounds of a node's entries, by ascent where ``wanted``; never worse than those ``known``."""
@@ -77,10 +86,11 @@ class DualAscent(Solver):
         def both(part: RelaxedProgram, rows: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
             (entry, own) = next(iter(rows.items()))
             count = own.shape[1]
-            found = self.ascend(part, {entry: torch.cat([own, -own], dim=1)}, own.new_zeros(1, 2 * count), deadline)
+            found = self.ascend(part, {entry: torch.cat([own, -own], dim=1)}, own.new_zeros(1, 2 * count), deadline).lower
             return found[:, :count], -found[:, count:]
 
-        found = refine(program, node, known, wanted, both, row_bytes=self.chunk_bytes // 2, deadline=deadline, local=True)
+        size = self.chunk_bytes // 2
+        found = refine(program, node, known, wanted, both, row_bytes=size, deadline=deadline, local=True, partial=True)
         return known.intersect(found)
 
     def ascend(
@@ -90,7 +100,8 @@ class DualAscent(Solver):
         constant: Tensor,
         deadline: Deadline = NEVER,
         enough: float = math.inf,
-    ) -> Tensor:
+        keep: Container[int] = (),
+    ) -> RowBounds:
         """Lower bounds (B, M) of rows plus ``constant``; rows whose bound is above ``enough`` need no better one.
 
         Out of time it ends with what it has.
@@ -107,7 +118,7 @@ class DualAscent(Solver):
                 run.move(found, step)
         except OutOfTime:
             pass
-        return back_substitute(program, rows, constant, multipliers=dual.multipliers(run.best_choices)).lower
+        return back_substitute(program, rows, constant, keep, dual.multipliers(run.best_choices))
 
 
 class _Run:
@@ -203,6 +214,13 @@ class Ascended(Prepared):
         loose = self.solver.start.entries(self.program, number, self.deadline)
         return self.solver.entries(self.program, number, loose, torch.ones_like(loose.lower, dtype=torch.bool), self.deadline)
 
+    def trace(self, objectives: Objectives, keep: Container[int]) -> tuple[RelaxedProgram, RowBounds]:
+        rows = output_rows(self.graph, objectives)
+        return self.program, self.solver.ascend(self.program, rows, objectives.constant, self.deadline, keep=keep)
+
+    def weights(self, objectives: Objectives) -> Tensor | None:
+        return linear_weights(self.program, objectives)
+
     def minimise(self, objectives: Objectives, enough: float = math.inf) -> Solution:
         graph = self.graph
         size = max(widest(graph, graph.output), graph.nodes[0].size)
@@ -216,6 +234,6 @@ class Ascended(Prepared):
             closed = back_substitute(part, rows, wanted.constant).lower
             best = closed
             if len(wanted) and not bool((closed > enough).all()):
-                best = torch.maximum(closed, self.solver.ascend(part, rows, wanted.constant, self.deadline, enough))
+                best = torch.maximum(closed, self.solver.ascend(part, rows, wanted.constant, self.deadline, enough).lower)
             bounds.append(best - coefficient_error(part, rows, wanted))
         return Solution(torch.cat(bounds), Status.STOPPED)

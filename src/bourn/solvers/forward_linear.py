@@ -78,6 +78,7 @@ class ForwardLinear(Solver):
         box: Box,
         *,
         inner: Mapping[int, Interval] | None = None,
+        begin: Mapping[int, Interval] | None = None,
         outside: Mapping[int, Interval] | None = None,
         deadline: Deadline = NEVER,
     ) -> Forward:
@@ -85,11 +86,11 @@ class ForwardLinear(Solver):
         parts = []
         for first in range(0, box.batch, at_once):
             some = slice(first, first + at_once)
-            known = take(inner, some), take(outside, some)
+            known = take(inner, some), take(begin, some), take(outside, some)
             parts.append(self._propagate(graph, box[some], known, deadline))
         return Forward(graph, box, parts)
 
-    def _propagate(self, graph: Graph, box: Box, known: tuple[Inner, Inner], deadline: Deadline) -> _Part:
+    def _propagate(self, graph: Graph, box: Box, known: tuple[Inner, Inner, Inner], deadline: Deadline) -> _Part:
         last_reader = {i: number for number, node in enumerate(graph.nodes) for i in node.inputs}
         found: dict[int, Functions] = {}
         intervals: dict[int, Interval] = {}

@@ -36,6 +36,7 @@ class IntervalPropagation(Solver):
         box: Box,
         *,
         inner: Mapping[int, Interval] | None = None,
+        begin: Mapping[int, Interval] | None = None,
         outside: Mapping[int, Interval] | None = None,
         deadline: Deadline = NEVER,
     ) -> Intervals:
@@ -49,7 +50,7 @@ class IntervalPropagation(Solver):
                 known[number] = node.operation.range(*arguments)
             else:
                 known[number] = box.interval
-            known[number] = settle(graph, number, known[number], inner, outside)
+            known[number] = settle(graph, number, known[number], inner, begin, outside)
         return Intervals(graph, box, known)
 
 

@@ -6,7 +6,7 @@ Everything that the command prints about methods is read from this table.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bourn.deadline import NEVER, Deadline
 from bourn.errors import UsageError
@@ -55,17 +55,18 @@ class Method:
         box: Box,
         *,
         inner: Mapping[int, Interval] | None = None,
+        begin: Mapping[int, Interval] | None = None,
         outside: Mapping[int, Interval] | None = None,
         deadline: Deadline = NEVER,
     ) -> Prepared:
         """Bound the pre-activations on ``box`` (B, *input_shape); ``inner`` replaces the method's own inner bounds.
 
-        ``outside``: further bounds that hold for another reason (:meth:`bourn.solvers.base.Solver.prepare`).  Raises
-        :class:`bourn.deadline.OutOfTime`.
+        ``begin``: implied bounds that the method's own come on top of.  ``outside``: further bounds that hold for another
+        reason (:meth:`bourn.solvers.base.Solver.prepare`).  Raises :class:`bourn.deadline.OutOfTime`.
         """
         if inner is None and self.inner is not None:
-            inner = self.inner.prepare(graph, box, outside=outside, deadline=deadline).bounds
-        return self.solver.prepare(graph, box, inner=inner, outside=outside, deadline=deadline)
+            inner = self.inner.prepare(graph, box, begin=begin, outside=outside, deadline=deadline).bounds
+        return self.solver.prepare(graph, box, inner=inner, begin=begin, outside=outside, deadline=deadline)
 
 
 METHODS: tuple[Method, ...] = (
@@ -124,3 +125,9 @@ def method(name: str) -> Method:
             return candidate
     names = ", ".join(m.name for m in METHODS)
     raise UsageError(f"there is no method {name!r}; there are {names}")
+
+
+def patient(chosen: Method, share: float) -> Method:
+    """The method with at most this share of the time left for its inner bounds."""
+    assert isinstance(chosen.solver, DualAscent | Simplex)
+    return replace(chosen, solver=replace(chosen.solver, patience=share))

@@ -7,7 +7,7 @@ anew with its rounding error; whatever the status, the bound is valid, and never
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from bourn.interval import Interval
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Objectives
-from bourn.program.linear_bounds import Multipliers, back_substitute
+from bourn.program.linear_bounds import Multipliers, RowBounds, back_substitute
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.program.restrict import take_problems
 from bourn.program.sparse import Matrix, SparseProgram
@@ -36,10 +36,12 @@ from bourn.solvers.tightening import unstable, widest
 class Simplex(Solver):
     """The optimum of the relaxed program, by HiGHS; sound, and exact for the relaxation up to rounding.
 
-    ``chunk_bytes`` bounds the memory of one set of rows.
+    ``chunk_bytes`` bounds the memory of one set of rows.  ``patience``: the share of the time left that may go into inner
+    bounds; neurons that are not reached by then keep their bounds in closed form.
     """
 
     chunk_bytes: int = 1 << 23
+    patience: float = 1.0
     start: BackSubstitution = field(default=BackSubstitution(LineRule.AREA))
     solved_by = "LP (dual simplex)"
 
@@ -53,21 +55,27 @@ class Simplex(Solver):
         box: Box,
         *,
         inner: Mapping[int, Interval] | None = None,
+        begin: Mapping[int, Interval] | None = None,
         outside: Mapping[int, Interval] | None = None,
         deadline: Deadline = NEVER,
     ) -> Optimised:
-        program = start(graph, box, LineRule.AREA)
+        program, soft = start(graph, box, LineRule.AREA), deadline.part(self.patience)
         lps = _Batch(self, program)
         for z in graph.pre_activations:
-            bounds = inner[z] if inner is not None else self._pre_activation(program, lps, z, deadline)
+            known = None if begin is None else begin.get(z)
+            bounds = inner[z] if inner is not None else self._pre_activation(program, lps, z, known, deadline, soft)
+            bounds = bounds if known is None else bounds.intersect(known)
             program = with_bounds(program, z, bounds, None if outside is None else outside.get(z))
             lps.grow(program)
         return Optimised(self, program, lps, deadline)
 
-    def _pre_activation(self, program: RelaxedProgram, lps: _Batch, node: int, deadline: Deadline) -> Interval:
-        """Closed-form bounds, and the LP where these leave a neuron open."""
-        loose = self.start.pre_activation(program, node, deadline)
-        return lps.entries(node, loose, unstable(program.graph, node, loose), deadline)
+    def _pre_activation(
+        self, program: RelaxedProgram, lps: _Batch, node: int, known: Interval | None, deadline: Deadline, soft: Deadline
+    ) -> Interval:
+        """What is known or else closed-form bounds, and the LP where these leave a neuron open."""
+        loose = self.start.pre_activation(program, node, deadline) if known is None else known
+        deadline.check()
+        return lps.entries(node, loose, unstable(program.graph, node, loose), soft)
 
 
 class _Batch:
@@ -121,29 +129,34 @@ class _Batch:
             nothing = torch.full((len(numbers),), -math.inf, dtype=torch.float64, device=numbers.device)
             return nothing, -nothing
         count = len(numbers)
-        mus = self._solve(lp, sparse.vstack([rows.matrix, -rows.matrix], format="csr"), deadline)
-        both = torch.cat([numbers, numbers])
-        signs = torch.ones(2 * count, dtype=torch.float64, device=numbers.device)
-        signs[count:] = -1.0
-        found = self._state(program, node, both, signs, mus, deadline)
+        mus, solved = self._solve(lp, sparse.vstack([rows.matrix, -rows.matrix], format="csr"), deadline)
+        done = torch.from_numpy(np.flatnonzero(solved)).to(numbers.device)
+        signs = torch.where(done < count, 1.0, -1.0).to(torch.float64)
+        found = torch.full((2 * count,), -math.inf, dtype=torch.float64, device=numbers.device)
+        found[done] = self._state(program, node, numbers[done % count], signs, {v: m[solved] for v, m in mus.items()})
         return found[:count], -found[count:]
 
     def _state(
-        self, program: RelaxedProgram, node: int, numbers: Tensor, signs: Tensor, mus: dict[int, np.ndarray], deadline: Deadline
+        self, program: RelaxedProgram, node: int, numbers: Tensor, signs: Tensor, mus: dict[int, np.ndarray]
     ) -> Tensor:
         """The dual function at the multipliers ``mus``, rounded down, for entries of a node, each times its sign."""
         at_once = max(1, self.settings.chunk_bytes // (8 * widest(program.graph, node)))
-        bounds = []
+        bounds = [numbers.new_zeros(0, dtype=torch.float64)]
         for piece in torch.split(torch.arange(len(numbers), device=numbers.device), at_once):
-            deadline.check()
             own = identity_rows(program.graph, node, numbers[piece])
             rows = {node: own * signs[piece].reshape(1, -1, *(1,) * (own.dim() - 2))}
-            bounds.append(self.evaluate(program, rows, rows[node].new_zeros(1, len(piece)), mus, piece)[0])
+            bounds.append(self.evaluate(program, rows, rows[node].new_zeros(1, len(piece)), mus, piece).lower[0])
         return torch.cat(bounds)
 
     def evaluate(
-        self, program: RelaxedProgram, rows: dict[int, Tensor], constant: Tensor, mus: Mapping[int, np.ndarray], which: Tensor
-    ) -> Tensor:
+        self,
+        program: RelaxedProgram,
+        rows: dict[int, Tensor],
+        constant: Tensor,
+        mus: Mapping[int, np.ndarray],
+        which: Tensor,
+        keep: Container[int] = (),
+    ) -> RowBounds:
         """Lower bounds (1, M) of rows at the multipliers number ``which`` of ``mus``, {node: (all, free entries)}."""
         chosen = {}
         for v, values in mus.items():
@@ -151,20 +164,29 @@ class _Batch:
             mu = constant.new_zeros(1, len(which), free[0].numel())
             mu[..., free.flatten()] = torch.from_numpy(values).to(mu.device)[which]
             chosen[v] = Multipliers(free, mu=mu.reshape(1, len(which), *free.shape[1:]))
-        return back_substitute(program, rows, constant, multipliers=chosen).lower
+        return back_substitute(program, rows, constant, keep, chosen)
 
-    def _solve(self, lp: SparseProgram, costs: Matrix, deadline: Deadline) -> dict[int, np.ndarray]:
-        """Multipliers for every free entry and every row of ``costs``: 0 where the row does not depend on it."""
+    def _solve(self, lp: SparseProgram, costs: Matrix, deadline: Deadline) -> tuple[dict[int, np.ndarray], np.ndarray]:
+        """Multipliers for every free entry and every row of ``costs``: 0 where the row does not depend on it.
+
+        Also a mask of the rows that were solved: out of time the rest is left.
+        """
         mus = {e.node: np.zeros((costs.shape[0], len(e.numbers))) for e in lp.entries}
+        solved = np.zeros(costs.shape[0], dtype=bool)
         for group in _by_support(costs):
+            if deadline.left <= 0:
+                break
             model = _Model(lp, costs[group])
             for number in group:
-                deadline.check()
+                if deadline.left <= 0:
+                    break
                 self.optimal &= model.minimise(costs[[number]], deadline)
-                self.solved += 1
                 for e, mask, values in model.multipliers():
                     mus[e][number, mask] = values
-        return mus
+                solved[number] = True
+        self.solved += int(solved.sum())
+        self.optimal &= bool(solved.all())
+        return mus, solved
 
     def minimise(self, objectives: Objectives, closed: Tensor, enough: float, deadline: Deadline) -> Tensor:
         """Lower bounds (B, M) of objectives, by LP where the bound in closed form is not above ``enough``."""
@@ -179,10 +201,37 @@ class _Batch:
                 reduced = lp.rows(rows)
             except ValueError:
                 continue
-            mus = self._solve(lp, reduced.matrix, deadline)
+            mus, _ = self._solve(lp, reduced.matrix, deadline)
             found = self.evaluate(program, rows, wanted.constant[:, open_], mus, torch.arange(len(open_), device=open_.device))
-            best[b, open_] = torch.maximum(best[b, open_], found[0])
+            best[b, open_] = torch.maximum(best[b, open_], found.lower[0])
         return best
+
+
+    def trace(self, objectives: Objectives, keep: Container[int], deadline: Deadline) -> RowBounds:
+        """The rows on the nodes ``keep`` at the optimum of objectives, for a batch of one."""
+        (lp,), (program,) = self._lps, self._single
+        rows = output_rows(program.graph, objectives)
+        if lp is None or not self._helps(0, program.graph.output):
+            return back_substitute(program, rows, objectives.constant, keep)
+        try:
+            mus, _ = self._solve(lp, lp.rows(rows).matrix, deadline)
+        except ValueError:
+            return back_substitute(program, rows, objectives.constant, keep)
+        which = torch.arange(len(objectives), device=objectives.constant.device)
+        return self.evaluate(program, rows, objectives.constant, mus, which, keep)
+
+    def weights(self, objectives: Objectives, deadline: Deadline) -> Tensor | None:
+        """The best weights for the sum of objectives, of a batch of one: duals of the LP that minimises their greatest."""
+        (lp,) = self._lps
+        if lp is None:
+            return None
+        try:
+            rows = lp.rows(output_rows(self.program.graph, objectives))
+        except ValueError:
+            return None
+        constant = rows.constant + objectives.constant[0].cpu().numpy()
+        duals = _Model(lp, rows.matrix).greatest(rows.matrix, constant, deadline)
+        return None if duals is None else torch.from_numpy(duals).to(objectives.constant.device)
 
 
 # The binding itself: the class around it writes a banner to stdout when the first one is made, and runs in a thread.
@@ -215,7 +264,8 @@ class _Model:
         self._renumber = np.full(lp.count, -1)
         self._renumber[self._columns] = np.arange(len(self._columns))
         widths = np.concatenate(lp.widths)
-        equal, right, most = [], [], []
+        nothing = Matrix((0, lp.count))
+        equal, right, most = [nothing], [np.zeros(0)], [nothing]
         for e, mask in zip(lp.entries, masks, strict=True):
             own = sparse.coo_array(e.positions[mask])
             position = Matrix((own.data, (own.coords[0], own.coords[1] + e.first_column)), shape=(int(mask.sum()), lp.count))
@@ -260,6 +310,26 @@ class _Model:
         self._highs.run()
         return bool(self._highs.getModelStatus() == highspy.HighsModelStatus.kOptimal)
 
+    def greatest(self, rows: Matrix, constant: np.ndarray, deadline: Deadline) -> np.ndarray | None:
+        """Weights with sum 1, the duals of minimising the greatest of these rows; None where there is no optimum."""
+        highs, count = self._highs, len(self._all)
+        highs.changeColsCost(count, self._all, np.zeros(count))
+        highs.addCol(1.0, -highspy.kHighsInf, highspy.kHighsInf, 0, np.zeros(0, dtype=np.int32), np.zeros(0))
+        for number in range(rows.shape[0]):
+            own = rows[[number]]
+            index = np.append(self._renumber[own.indices], count).astype(np.int32)
+            taken = highs.addRow(-highspy.kHighsInf, -constant[number], len(index), index, np.append(own.data, -1.0))
+            if taken == highspy.HighsStatus.kError:  # numbers beyond what HiGHS takes
+                return None
+        if math.isfinite(deadline.left):
+            highs.setOptionValue("time_limit", highs.getRunTime() + max(0.01, deadline.left))
+        highs.run()
+        solution = highs.getSolution()
+        if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal or not solution.dual_valid:
+            return None
+        weights = np.clip(-np.array(solution.row_dual[-rows.shape[0] :]), 0.0, None)
+        return weights / weights.sum() if weights.sum() > 0 else None
+
     def multipliers(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """(node, mask of its free entries, their multipliers) of the last objective; 0 where HiGHS has none."""
         solution = self._highs.getSolution()
@@ -297,7 +367,14 @@ class Optimised(Prepared):
         loose = self.solver.start.entries(self.program, number, self.deadline)
         return self.lps.entries(number, loose, torch.ones_like(loose.lower, dtype=torch.bool), self.deadline)
 
+    def trace(self, objectives: Objectives, keep: Container[int]) -> tuple[RelaxedProgram, RowBounds]:
+        return self.program, self.lps.trace(objectives, keep, self.deadline)
+
+    def weights(self, objectives: Objectives) -> Tensor | None:
+        return self.lps.weights(objectives, self.deadline)
+
     def minimise(self, objectives: Objectives, enough: float = math.inf) -> Solution:
+        self.deadline.check()
         rows = output_rows(self.graph, objectives)
         closed = back_substitute(self.program, rows, objectives.constant).lower
         best = self.lps.minimise(objectives, closed, enough, self.deadline)

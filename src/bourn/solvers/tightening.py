@@ -44,12 +44,13 @@ def refine(
     row_bytes: int,
     deadline: Deadline,
     local: bool = False,
+    partial: bool = False,
 ) -> Interval:
     """Bound the entries marked ``open_`` of a node anew; the other entries keep what is ``known``.
 
     Problems with about as many marked entries go together, so that few rows are padding.  ``row_bytes`` bounds the memory of
-    one set of rows.  ``local``: by receptive fields, where the node has them.  Raises
-    :class:`bourn.deadline.OutOfTime`.
+    one set of rows.  ``local``: by receptive fields, where the node has them.  Out of time it raises
+    :class:`bourn.deadline.OutOfTime`, or returns what it has where that may be ``partial``.
     """
     small = receptive_fields(program, node) if local else None
     if small is not None:
@@ -62,13 +63,20 @@ def refine(
             return t.reshape(program.batch, positions, channels).mT.reshape(known.shape)
 
         own = Interval(apart(known.lower), apart(known.upper))
-        found = _refine(small, small.graph.output, own, apart(open_), bound, row_bytes, deadline)
+        found = _refine(small, small.graph.output, own, apart(open_), bound, row_bytes, deadline, partial)
         return Interval(together(found.lower), together(found.upper))
-    return _refine(program, node, known, open_, bound, row_bytes, deadline)
+    return _refine(program, node, known, open_, bound, row_bytes, deadline, partial)
 
 
 def _refine(
-    program: RelaxedProgram, node: int, known: Interval, open_: Tensor, bound: BoundRows, row_bytes: int, deadline: Deadline
+    program: RelaxedProgram,
+    node: int,
+    known: Interval,
+    open_: Tensor,
+    bound: BoundRows,
+    row_bytes: int,
+    deadline: Deadline,
+    partial: bool,
 ) -> Interval:
     shape = known.shape[1:]
     lower, upper, marked = known.lower.flatten(1).clone(), known.upper.flatten(1).clone(), open_.flatten(1)
@@ -76,7 +84,7 @@ def _refine(
     by_count = torch.argsort(counts, descending=True)
     by_count = by_count[: int((counts > 0).sum())]
     size = widest(program.graph, node)
-    while len(by_count):
+    while len(by_count) and not (partial and deadline.left <= 0):
         most = int(counts[by_count[0]])
         at_once = max(1, row_bytes // (8 * size * most))
         chosen, by_count = by_count[:at_once], by_count[at_once:]
@@ -85,6 +93,8 @@ def _refine(
         part = take_problems(program, chosen)
         limit = max(1, row_bytes // (8 * size * len(chosen)))
         for piece in torch.split(entries, limit, dim=1):
+            if partial and deadline.left <= 0:
+                break
             deadline.check()
             rows = torch.zeros(*piece.shape, marked.shape[1], dtype=torch.float64, device=piece.device)
             rows.scatter_(2, piece[..., None], 1.0)

@@ -72,6 +72,7 @@ class Zonotope(Solver):
         box: Box,
         *,
         inner: Mapping[int, Interval] | None = None,
+        begin: Mapping[int, Interval] | None = None,
         outside: Mapping[int, Interval] | None = None,
         deadline: Deadline = NEVER,
     ) -> Zonotopes:
@@ -80,12 +81,12 @@ class Zonotope(Solver):
         parts = []
         for first in range(0, box.batch, at_once):
             some = slice(first, first + at_once)
-            known = take(inner, some), take(outside, some)
+            known = take(inner, some), take(begin, some), take(outside, some)
             parts.append(_propagate(graph, box[some], known, deadline))
         return Zonotopes(graph, box, parts)
 
 
-def _propagate(graph: Graph, box: Box, known: tuple[Inner, Inner], deadline: Deadline) -> _Part:
+def _propagate(graph: Graph, box: Box, known: tuple[Inner, Inner, Inner], deadline: Deadline) -> _Part:
     last_reader = {i: number for number, node in enumerate(graph.nodes) for i in node.inputs}
     forms: dict[int, Form] = {}
     intervals: dict[int, Interval] = {}
