@@ -32,6 +32,7 @@ LAYERS = (
     "solvers",
     "attacks",
     "bounding",
+    "ladders",
     "verification",
     "training",
     "studies",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bourn.errors import BournError
     from bourn.formats.model import Model, load
     from bourn.interval import Interval
+    from bourn.ladders import Ladder, ladder
     from bourn.problem.input_set import Box, box, linf_ball
     from bourn.problem.problem import Case, Question
     from bourn.problem.questions import region, robustness
@@ -27,6 +28,7 @@ _HOMES = {
     "bourn.errors": ("BournError",),
     "bourn.formats.model": ("Model", "load"),
     "bourn.interval": ("Interval",),
+    "bourn.ladders": ("Ladder", "ladder"),
     "bourn.problem.input_set": ("Box", "box", "linf_ball"),
     "bourn.problem.problem": ("Case", "Question"),
     "bourn.problem.questions": ("region", "robustness"),
@@ -56,6 +58,7 @@ __all__ = [
     "Box",
     "Case",
     "Interval",
+    "Ladder",
     "Method",
     "Model",
     "Plan",
@@ -67,6 +70,7 @@ __all__ = [
     "bound",
     "box",
     "class_margins",
+    "ladder",
     "linf_ball",
     "load",
     "method",

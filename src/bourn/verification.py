@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -30,16 +30,16 @@ from bourn.certificates.evidence import (
 )
 from bourn.deadline import Deadline, OutOfTime
 from bourn.device import device as by_device
-from bourn.errors import SpecificationError, UsageError
+from bourn.errors import UsageError
 from bourn.formats.model import Model, load
 from bourn.interval import Interval
-from bourn.problem.problem import Objectives, Problem, Question, problems
+from bourn.problem.problem import Problem, Question, problems
 from bourn.problem.specification import Conjunction, Row
 from bourn.program.losses import losses
 from bourn.rounding import float_below
 from bourn.solvers.back_substitution import Substituted
 from bourn.solvers.base import Prepared
-from bourn.solvers.combination import rows_on_input
+from bourn.solvers.combination import joint_bound, rows_on_input
 from bourn.solvers.methods import Method, method, patient
 
 
@@ -158,10 +158,6 @@ def _question(question: Any) -> Question:
     raise UsageError(f"a question is a VNN-LIB file's path or a Question, not a {type(question).__name__}")
 
 
-_LEAST_WEIGHT = 1e-12
-"""Rows of less weight are left out of a weighted sum."""
-
-
 @dataclass(eq=False)
 class _Case:
     """What is known of one case while it is worked on."""
@@ -181,11 +177,6 @@ class _Case:
         for row in self.problem.rows:
             if not row.outputs and not row.inputs:
                 self.row_bounds[row] = (float_below(row.constant), "arithmetic")
-
-    def objectives(self, rows: Sequence[Row]) -> Objectives:
-        """Rows as objectives on the problem's device."""
-        inputs, outputs = math.prod(self.problem.network.input_shape), math.prod(self.problem.network.output_shape)
-        return Objectives.from_rows(tuple(rows), inputs, outputs).to(self.problem.box.lower.device)
 
     @property
     def open(self) -> list[int]:
@@ -261,7 +252,7 @@ class _Run:
         """The corners at which the linear bounds of the open rows are least, and the best points met."""
         if not isinstance(case.prepared, Substituted) or case.best_points is None:
             return None
-        on_input, _ = rows_on_input(case.prepared.program, case.problem.objectives().to(case.problem.box.lower.device))
+        on_input, _ = rows_on_input(case.prepared.program, case.problem.objectives())
         lower, upper = case.problem.box.finite()
         return torch.cat([torch.where(on_input > 0, lower, upper), case.best_points])
 
@@ -292,7 +283,7 @@ class _Run:
             case.prepared = prepared
         rows = list(dict.fromkeys(row for k in case.open for row in problem.conjunctions[k].rows))
         if rows:
-            bounds = prepared.minimise(case.objectives(rows), enough=0.0).bound[0].tolist()
+            bounds = prepared.minimise(case.problem.objectives(rows), enough=0.0).bound[0].tolist()
             for row, bound in zip(rows, bounds, strict=True):
                 if row not in case.row_bounds or bound > case.row_bounds[row][0]:
                     case.row_bounds[row] = (bound, step.name)
@@ -315,17 +306,7 @@ class _Run:
     def _by_rows_together(self, case: _Case, prepared: Prepared, k: int, name: str) -> Refutation | None:
         """Look for weights of the rows with which their sum stays above 0, and bound that sum anew."""
         conjunction = case.problem.conjunctions[k]
-        if len(conjunction.rows) < 2:
-            return None
-        found = prepared.weights(case.objectives(conjunction.rows))
-        if found is None:
-            return None
-        weights = tuple(w if w > _LEAST_WEIGHT else 0.0 for w in found.tolist())
-        try:
-            joint = case.objectives([_weighted(conjunction, weights)])
-        except SpecificationError:  # the sum has a coefficient that float64 does not hold
-            return None
-        bound = float(prepared.minimise(joint, enough=0.0).bound[0, 0])
+        bound, weights = joint_bound(prepared, case.problem, conjunction, enough=0.0)
         return Refutation(conjunction, weights, bound, name) if refutes(conjunction, weights, bound) else None
 
     def _unknown(self, timed_out: bool) -> Unknown:
@@ -354,7 +335,8 @@ class _Run:
         if case.best_points is None or not conjunction.rows:
             return ()
         row = max(conjunction.rows, key=lambda r: case.row_bounds[r][0])
-        traced = case.bounded_by[row].trace(case.objectives([row]), {0, *graph.nonlinear}) if row in case.bounded_by else None
+        prepared = case.bounded_by.get(row)
+        traced = None if prepared is None else prepared.trace(case.problem.objectives([row]), {0, *graph.nonlinear})
         if traced is None:
             return ()
         places = losses(*traced, case.best_points[k : k + 1])
@@ -370,14 +352,3 @@ def _best(known: dict[int, Interval] | None, prepared: Prepared) -> dict[int, In
     """The tighter of both bounds for every pre-activation."""
     bounds = prepared.bounds
     return dict(bounds) if known is None else {z: known[z].intersect(b) for z, b in bounds.items()}
-
-
-def _weighted(conjunction: Conjunction, weights: tuple[float, ...]) -> Row:
-    """The sum of the rows by weight, exactly."""
-    from fractions import Fraction
-
-    exact = [Fraction(w) for w in weights]
-    outputs = [(i, w * c) for w, row in zip(exact, conjunction.rows, strict=True) for i, c in row.outputs]
-    inputs = [(i, w * c) for w, row in zip(exact, conjunction.rows, strict=True) for i, c in row.inputs]
-    constant = sum((w * row.constant for w, row in zip(exact, conjunction.rows, strict=True)), Fraction(0))
-    return Row.of(outputs, inputs, constant)

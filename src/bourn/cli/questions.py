@@ -38,14 +38,18 @@ class Ball:
 
         return self._checked(lambda: linf_ball(self._image(model)[None], self.radius, clip=self.clip))
 
-    def robustness(self, model: Model, label: int | None) -> Question:
-        """Does the network keep the class ``label`` (None: the one that it predicts) on the ball?"""
+    def label(self, model: Model) -> int:
+        """The class that the network predicts for the image."""
         import numpy as np
 
+        return int(np.argmax(model.run(self._image(model))))
+
+    def robustness(self, model: Model, label: int | None) -> Question:
+        """Does the network keep the class ``label`` (None: the one that it predicts) on the ball?"""
         from bourn.problem.questions import robustness
 
         x = self._image(model)
-        chosen = int(np.argmax(model.run(x))) if label is None else label
+        chosen = self.label(model) if label is None else label
         classes = math.prod(model.graph.output_shape)
         question = self._checked(lambda: robustness(x, chosen, self.radius, classes, clip=self.clip))
         if label is None:
@@ -65,19 +69,51 @@ class Ball:
             ) from None
 
 
+class _Radii(click.ParamType[tuple[float, ...]]):
+    """One radius, or LOW:HIGH:COUNT for as many from LOW to HIGH, evenly spaced."""
+
+    name = "radius"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(":")
+        try:
+            if len(parts) == 1:
+                return (float(parts[0]),)
+            low, high, count = float(parts[0]), float(parts[1]), int(parts[2]) if len(parts) > 2 else 9
+        except ValueError:
+            self.fail(f"{value!r} is neither a radius nor LOW:HIGH:COUNT", param, ctx)
+        if len(parts) > 3 or not 0 <= low < high < math.inf or not 2 <= count <= 1000:
+            self.fail(f"{value!r}: LOW:HIGH:COUNT wants 0 <= LOW < HIGH and a COUNT from 2 to 1000", param, ctx)
+        return tuple(low + (high - low) * i / (count - 1) for i in range(count))
+
+
 def ball_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options for a ball around an image, handed on as ``ball``, a :class:`Ball` or None."""
+    text = "The ball's radius in the l-infinity norm."
+    return _options(function, lambda balls: {"ball": balls[0] if balls else None}, click.FLOAT, text)
 
+
+def balls_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for balls of one or several radii around an image, handed on as ``balls``, a tuple of :class:`Ball`."""
+    text = "The ball's radius in the l-infinity norm, or a range of radii, LOW:HIGH:COUNT."
+    return _options(function, lambda balls: {"balls": balls}, _Radii(), text)
+
+
+def _options(
+    function: Callable[..., Any], given: Callable[[tuple[Ball, ...]], dict[str, Any]], radii: click.ParamType[Any], text: str
+) -> Callable[..., Any]:
     @functools.wraps(function)
-    def collected(
-        image: str | None, index: int, radius: float | None, clip: tuple[float, float], no_clip: bool, **others: Any
-    ) -> Any:
-        return function(ball=_ball(image, index, radius, None if no_clip else clip), **others)
+    def collected(image: str | None, index: int, radius: Any, clip: tuple[float, float], no_clip: bool, **others: Any) -> Any:
+        several = radius if isinstance(radius, tuple) else (radius,)
+        balls = [_ball(image, index, r, None if no_clip else clip) for r in several]
+        return function(**given(tuple(b for b in balls if b is not None)), **others)
 
     options = (
         click.option("--image", metavar="FILE", help="Ask about a ball around an image instead: a .npy or .npz file."),
         click.option("--index", default=0, show_default=True, help="Which image, where the file holds several."),
-        click.option("--radius", type=float, help="The ball's radius in the l-infinity norm."),
+        click.option("--radius", type=radii, metavar="RADIUS", help=text),
         click.option(
             "--clip",
             type=(float, float),

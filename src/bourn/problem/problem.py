@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -134,9 +135,14 @@ class Problem:
     def conjunctions(self) -> tuple[Conjunction, ...]:
         return self.specification.conjunctions
 
-    def objectives(self) -> Objectives:
-        """All distinct rows, in the order of :attr:`rows`."""
-        return Objectives.from_rows(self.rows, math.prod(self.network.input_shape), math.prod(self.network.output_shape))
+    def objectives(self, rows: Sequence[Row] | None = None) -> Objectives:
+        """These rows, by default all distinct ones in the order of :attr:`rows`, on the box's device.
+
+        Raises :class:`SpecificationError` for a coefficient beyond float64's range.
+        """
+        chosen = self.rows if rows is None else tuple(rows)
+        found = Objectives.from_rows(chosen, math.prod(self.network.input_shape), math.prod(self.network.output_shape))
+        return found.to(self.box.lower.device)
 
 
 def label_margins(labels: Tensor, classes: int) -> Objectives:

@@ -88,6 +88,13 @@ class Conjunction:
         """Whether every row is satisfied, exactly."""
         return all(row.holds(x, y) for row in self.rows)
 
+    def weighted(self, weights: Sequence[float]) -> Row:
+        """The sum of the rows by weight, exactly."""
+        exact = [Fraction(w) for w in weights]
+        outputs = [(i, w * c) for w, row in zip(exact, self.rows, strict=True) for i, c in row.outputs]
+        inputs = [(i, w * c) for w, row in zip(exact, self.rows, strict=True) for i, c in row.inputs]
+        return Row.of(outputs, inputs, sum((w * row.constant for w, row in zip(exact, self.rows, strict=True)), Fraction(0)))
+
     def __str__(self) -> str:
         return " and ".join(map(str, self.rows)) if self.rows else "true"
 

@@ -53,6 +53,9 @@ class Prepared(ABC):
     bounds: Mapping[int, Interval]
     """Bounds of every pre-activation, by node number, (B, *shape)."""
 
+    lps: int = 0
+    """How many linear programs were solved so far."""
+
     @abstractmethod
     def node(self, number: int) -> Interval:
         """Bounds of every entry of a node, (B, *shape)."""

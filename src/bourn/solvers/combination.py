@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from bourn.errors import SpecificationError
 from bourn.problem.input_set import Box
-from bourn.problem.problem import Objectives
+from bourn.problem.problem import Objectives, Problem
+from bourn.problem.specification import Conjunction
 from bourn.program.linear_bounds import back_substitute
 from bourn.program.relaxed import RelaxedProgram
-from bourn.solvers.base import output_rows
+from bourn.solvers.base import Prepared, output_rows
+
+_LEAST_WEIGHT = 1e-12
+"""Rows of less weight are left out of a weighted sum."""
+
+
+def joint_bound(
+    prepared: Prepared, problem: Problem, conjunction: Conjunction, enough: float = math.inf
+) -> tuple[float, tuple[float, ...]]:
+    """A lower bound of a weighted sum of the conjunction's rows, and the weights that the prepared solver proposes.
+
+    -inf, with equal weights, where it proposes none.
+    """
+    count = len(conjunction.rows)
+    nothing = -math.inf, (1.0 / max(1, count),) * count
+    found = prepared.weights(problem.objectives(conjunction.rows)) if count > 1 else None
+    if found is None:
+        return nothing
+    weights = tuple(w if w > _LEAST_WEIGHT else 0.0 for w in found.tolist())
+    try:
+        joint = problem.objectives([conjunction.weighted(weights)])
+    except SpecificationError:  # the sum has a coefficient that float64 does not hold
+        return nothing
+    return float(prepared.minimise(joint, enough).bound[0, 0]), weights
 
 
 def linear_weights(program: RelaxedProgram, objectives: Objectives) -> Tensor | None:

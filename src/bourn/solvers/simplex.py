@@ -348,7 +348,7 @@ class Optimised(Prepared):
 
     solver: Simplex
     program: RelaxedProgram
-    lps: _Batch
+    models: _Batch
     deadline: Deadline
 
     @property
@@ -363,20 +363,24 @@ class Optimised(Prepared):
     def bounds(self) -> Mapping[int, Interval]:  # type: ignore[override]
         return self.program.bounds
 
+    @property
+    def lps(self) -> int:  # type: ignore[override]
+        return self.models.solved
+
     def node(self, number: int) -> Interval:
         loose = self.solver.start.entries(self.program, number, self.deadline)
-        return self.lps.entries(number, loose, torch.ones_like(loose.lower, dtype=torch.bool), self.deadline)
+        return self.models.entries(number, loose, torch.ones_like(loose.lower, dtype=torch.bool), self.deadline)
 
     def trace(self, objectives: Objectives, keep: Container[int]) -> tuple[RelaxedProgram, RowBounds]:
-        return self.program, self.lps.trace(objectives, keep, self.deadline)
+        return self.program, self.models.trace(objectives, keep, self.deadline)
 
     def weights(self, objectives: Objectives) -> Tensor | None:
-        return self.lps.weights(objectives, self.deadline)
+        return self.models.weights(objectives, self.deadline)
 
     def minimise(self, objectives: Objectives, enough: float = math.inf) -> Solution:
         self.deadline.check()
         rows = output_rows(self.graph, objectives)
         closed = back_substitute(self.program, rows, objectives.constant).lower
-        best = self.lps.minimise(objectives, closed, enough, self.deadline)
-        status = Status.OPTIMAL if self.lps.optimal else Status.STOPPED
+        best = self.models.minimise(objectives, closed, enough, self.deadline)
+        status = Status.OPTIMAL if self.models.optimal else Status.STOPPED
         return Solution(best - coefficient_error(self.program, rows, objectives), status)
