@@ -96,9 +96,12 @@ class Lagrangian:
     def __init__(self, program: RelaxedProgram, rows: Mapping[int, Tensor], constant: Tensor) -> None:
         self.program, self.rows, self.constant = program, rows, constant
         self.batch, self.count = program.batch, constant.shape[1]
-        needed = {v for node in rows for v in program.graph.ancestors(node)}
+        hulls = {v: _hull(program, v) for v in program.graph.nonlinear if _bounded(program, v)}
+        # Imposed bounds narrow what is before them, whether the rows come by or not.
+        self.imposed = [v for v, hull in hulls.items() if hull.imposed is not None]
+        needed = {v for node in (*rows, *self.imposed) for v in program.graph.ancestors(node)}
         self.order = sorted(needed)
-        self.hulls = {v: _hull(program, v) for v in program.graph.nonlinear if v in needed and _bounded(program, v)}
+        self.hulls = {v: hull for v, hull in hulls.items() if v in needed}
 
     def start(self) -> dict[int, Choice]:
         """Slopes to start from: the chord's (that of the parallel line), or the nearest that the hull's side has."""
@@ -120,6 +123,8 @@ class Lagrangian:
         """The dual function at these slopes."""
         nodes, batch, count = self.program.graph.nodes, self.batch, self.count
         pending = {v: row.expand(batch, count, *row.shape[2:]) for v, row in self.rows.items()}
+        for v in self.imposed:
+            pending.setdefault(v, self.constant.new_zeros(batch, count, *nodes[v].shape))
         found = Evaluation(self.constant.expand(batch, count))
         for number in reversed(self.order):
             row = pending.pop(number, None)

@@ -84,7 +84,8 @@ def back_substitute(
 ) -> RowBounds:
     """Lower and upper bounds (B, M) of sum over nodes v of rows[v] . x_v, plus ``constant`` (B or 1, M).
 
-    Where ``multipliers`` has a nonlinear node, its free entries take these: the bound is the Lagrangian's there.
+    Where ``multipliers`` has a nonlinear node, its free entries take these: the bound is the Lagrangian's there.  A node of
+    which the rows know nothing may have them too, for its bounds can still narrow what is before it.
 
     ``rows[v]`` is (B or 1, M, *shape of v).  Both bounds hold in exact arithmetic for the network as
     stored; -inf or +inf where no bound was found.  The upper bound is of the lower bound's quality only
@@ -92,6 +93,9 @@ def back_substitute(
     """
     pending = dict(rows)
     chosen = {} if multipliers is None else multipliers
+    for v, own in chosen.items():
+        if v not in pending and own.mu is not None:
+            pending[v] = torch.zeros_like(own.mu)
     parallel = not chosen and all(program.lines[v].parallel for v in _nonlinear_ancestors(program, pending))
     sums = _Sums(constant, constant, torch.zeros_like(constant))
     kept, passed, terms = {}, {}, {}

@@ -46,7 +46,8 @@ class LinearRows:
 class Entries:
     """The free entries of one nonlinear node: their flat numbers, their rows on earlier columns, their own columns.
 
-    ``owners`` says to which entry a column belongs; ``heights`` and ``positions`` map the columns of this node to x - x(base)
+    ``owners`` says to which entry a column belongs; ``imposed`` marks those whose bounds the program does not imply, and
+    which therefore matter to every row; ``heights`` and ``positions`` map the columns of this node to x - x(base)
     and z - z(base); ``base`` holds (z, x) there.
     """
 
@@ -55,6 +56,7 @@ class Entries:
     rows: LinearRows
     first_column: int
     owners: np.ndarray
+    imposed: np.ndarray
     positions: Matrix
     heights: Matrix
     widths: np.ndarray
@@ -115,12 +117,15 @@ class SparseProgram:
         rise = (values[which, columns_of] - base_value[columns_of]) / np.abs(reach)
         shape, columns = (len(numbers), len(which)), np.arange(len(which))
         rows = self.rows({z: None}, numbers, row_bytes)
+        given = program.imposed.get(z)
+        imposed = np.zeros(len(numbers), dtype=bool) if given is None else given.flatten()[numbers].cpu().numpy()
         found = Entries(
             node,
             numbers.cpu().numpy(),
             rows,
             self.count,
             columns_of,
+            imposed,
             Matrix((np.sign(reach), (columns_of, columns)), shape=shape),
             Matrix((rise, (columns_of, columns)), shape=shape),
             width,
@@ -188,7 +193,7 @@ class SparseProgram:
         used[row_columns] = True
         masks: list[np.ndarray] = []
         for e in reversed(self.entries):
-            mask = np.zeros(len(e.numbers), dtype=bool)
+            mask = e.imposed.copy()
             mask[e.owners[used[e.columns]]] = True
             used[e.columns] |= mask[e.owners]
             used[e.rows.matrix[mask].indices] = True

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bourn.deadline import NEVER, Deadline, OutOfTime
+from bourn.deadline import NEVER, Deadline
 from bourn.interval import Interval
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Objectives
 from bourn.program.lagrangian import Choice, Evaluation, Lagrangian
-from bourn.program.linear_bounds import RowBounds, back_substitute
+from bourn.program.linear_bounds import Multipliers, RowBounds, back_substitute
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.program.restrict import take_problems
 from bourn.relaxations.base import LineRule
@@ -106,19 +106,26 @@ class DualAscent(Solver):
 
         Out of time it ends with what it has.
         """
+        return back_substitute(program, rows, constant, keep, self.climb(program, rows, constant, deadline, enough))
+
+    def climb(
+        self,
+        program: RelaxedProgram,
+        rows: Mapping[int, Tensor],
+        constant: Tensor,
+        deadline: Deadline = NEVER,
+        enough: float = math.inf,
+    ) -> dict[int, Multipliers]:
+        """The best multipliers found for every row, by nonlinear node."""
         dual = Lagrangian(program, rows, constant)
         run = _Run(self, dual)
-        try:
-            for step in range(self.steps + 1):
-                deadline.check()
-                found = dual.evaluate(run.choices)
-                run.keep(found.value)
-                if step == self.steps or not run.slopes or bool((run.best > enough).all()):
-                    break
-                run.move(found, step)
-        except OutOfTime:
-            pass
-        return back_substitute(program, rows, constant, keep, dual.multipliers(run.best_choices))
+        for step in range(self.steps + 1):
+            found = dual.evaluate(run.choices)
+            run.keep(found.value)
+            if step == self.steps or not run.slopes or deadline.left <= 0 or bool((run.best > enough).all()):
+                break
+            run.move(found, step)
+        return dual.multipliers(run.best_choices)
 
 
 class _Run:
@@ -170,7 +177,7 @@ class _Run:
             change = length * scale * first / (root + (1e-8 * most + 1e-300))
             old = moved[node][which]
             if which == 2:
-                size = found.rows[node].abs().flatten(2).amax(2) if node in found.rows else old.new_ones(old.shape[:2])
+                size = torch.stack([row.abs().flatten(2).amax(2) for row in found.rows.values()]).amax(0)
                 moved[node][which] = old + change * size.reshape(*size.shape, *(1,) * (old.dim() - 2))
             else:
                 side = hull.below if which == 0 else hull.above

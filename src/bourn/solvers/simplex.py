@@ -141,8 +141,8 @@ class _Batch:
     ) -> Tensor:
         """The dual function at the multipliers ``mus``, rounded down, for entries of a node, each times its sign."""
         at_once = max(1, self.settings.chunk_bytes // (8 * widest(program.graph, node)))
-        bounds = [numbers.new_zeros(0, dtype=torch.float64)]
-        for piece in torch.split(torch.arange(len(numbers), device=numbers.device), at_once):
+        bounds = [signs[:0]]
+        for piece in torch.split(torch.arange(len(numbers), device=numbers.device), at_once) if len(numbers) else ():
             own = identity_rows(program.graph, node, numbers[piece])
             rows = {node: own * signs[piece].reshape(1, -1, *(1,) * (own.dim() - 2))}
             bounds.append(self.evaluate(program, rows, rows[node].new_zeros(1, len(piece)), mus, piece).lower[0])
