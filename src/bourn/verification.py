@@ -72,13 +72,13 @@ class Plan:
 
 CHEAP_FIRST = Plan(
     (
-        ProjectedGradient(steps=20, restarts=4),
+        ProjectedGradient(steps=20, restarts=4, patience=0.3),
         Bounding(method("ibp")),
         Bounding(method("crown")),
         Bounding(method("fast-lin")),
         Bounding(method("crown"), Stand.BEST),
         Bounding(method("alpha-crown"), Stand.BEST),
-        ProjectedGradient(steps=100, restarts=20, seed=1),
+        ProjectedGradient(steps=100, restarts=20, seed=1, patience=0.3),
         Bounding(patient(method("alpha-crown-all"), 0.5), Stand.ON_TOP),
         Bounding(patient(method("lp-all"), 0.7), Stand.ON_TOP),
     )

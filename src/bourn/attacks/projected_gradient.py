@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bourn.deadline import Deadline
+from bourn.deadline import Deadline, OutOfTime
 from bourn.problem.problem import Objectives, Problem
 
 
@@ -21,7 +21,7 @@ class ProjectedGradient:
     """``restarts`` points for every conjunction, ``steps`` sign steps each.
 
     The first step moves by ``first_step`` of the box's width, the last by ``last_step``.  ``most_points``
-    bounds how many points go through the network at once.
+    bounds how many points go through the network at once.  ``patience``: the share of the time left that it may take.
     """
 
     steps: int = 40
@@ -30,6 +30,7 @@ class ProjectedGradient:
     last_step: float = 0.005
     most_points: int = 512
     seed: int = 0
+    patience: float = 1.0
 
     def run(
         self, problem: Problem, accept: Callable[[Tensor], bool], deadline: Deadline, starts: Tensor | None = None
@@ -45,9 +46,13 @@ class ProjectedGradient:
         count = len(problem.conjunctions)
         targets = torch.arange(count, device=points.device).repeat_interleave(len(points))
         points = points.repeat(count, *(1,) * (points.dim() - 1))
-        for some in torch.split(torch.arange(len(targets), device=points.device), self.most_points):
-            if self._descend(aim, targets[some], points[some], accept, deadline):
-                return True, aim.best, aim.best_x
+        soft = deadline.part(self.patience)
+        try:
+            for some in torch.split(torch.arange(len(targets), device=points.device), self.most_points):
+                if self._descend(aim, targets[some], points[some], accept, soft):
+                    return True, aim.best, aim.best_x
+        except OutOfTime:
+            deadline.check()
         return False, aim.best, aim.best_x
 
     def _starts(self, problem: Problem, starts: Tensor | None) -> Tensor:
