@@ -141,9 +141,9 @@ class PiecewiseLinear(ElementWise):
             coefficient, constant = through - mu, row * offset
             term = (coefficient * point).masked_fill(coefficient == 0, 0.0) + constant
             best = torch.minimum(best, term)
-            # Five roundings; where an end is infinite so is the error, and the caller's bound.
+            # Five roundings, and underflow; where an end is infinite so is the error, and the caller's bound.
             size = ((through.abs() + mu.abs()) * point.abs()).nan_to_num(nan=math.inf) + constant.abs()
-            error = torch.maximum(error, 8 * UNIT * size)
+            error = torch.maximum(error, 8 * UNIT * size + 4 * math.ulp(0.0) * (1 + point.abs()))
         return best.nan_to_num(nan=-math.inf, posinf=-math.inf, neginf=-math.inf), error
 
     def _value(self, z: Tensor) -> Tensor:
