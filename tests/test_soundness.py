@@ -23,7 +23,9 @@ from bourn.network.affine import Affine, Convolution, Dense
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box, box
 from bourn.problem.problem import Objectives
+from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.methods import METHODS, Method, method
+from bourn.solvers.simplex import Simplex
 from networks import (
     ACTIVATIONS,
     KINDS,
@@ -85,7 +87,9 @@ def test_the_oracle_finds_affine_pieces_that_fill_the_box() -> None:
     check()
 
 
-def test_no_bound_passes_the_exact_optimum() -> None:
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("iterates", [False, True], ids=["closed form", "iterations"])
+def test_no_bound_passes_the_exact_optimum(iterates: bool) -> None:
     """Objectives and every node of small networks, against the minimum over all activation patterns, without tolerance."""
     seen: Counter[int] = Counter()
 
@@ -97,15 +101,16 @@ def test_no_bound_passes_the_exact_optimum() -> None:
         exact = Exact(graph, instance.box)
         objectives = random_objectives(graph, random(seed), 3, inputs=bool(seed % 2))
         minima = exact.minima(objectives)
-        for m in METHODS:
+        for m in (m for m in METHODS if isinstance(m.solver, DualAscent | Simplex) == iterates):
             prepared = m.prepare(graph, instance.box)
             bounds = prepared.minimise(objectives).bound
             assert bounds.shape == (1, 3)
             assert bounds.isfinite().all(), m.name
             for bound, minimum in zip(bounds[0].tolist(), minima, strict=True):
                 assert at_most(bound, minimum), f"{m.name} says {bound!r}, the minimum is {float(minimum)!r}"
-            for number, (least, greatest) in enumerate(exact.extremes):
-                assert not list(outside(prepared.node(number), 0, least, greatest)), (m.name, number)
+            # Where bounds are found by iterating the other nodes cost much and say little.
+            for number in [graph.output] if iterates else range(len(graph.nodes)):
+                assert not list(outside(prepared.node(number), 0, *exact.extremes[number])), (m.name, number)
             for z, bound in prepared.bounds.items():
                 assert not list(outside(bound, 0, *exact.extremes[z])), (m.name, z)
 
