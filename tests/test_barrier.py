@@ -19,7 +19,7 @@ from bourn.program.linear_bounds import Multipliers, back_substitute
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.relaxations.base import LineRule
 from bourn.relaxations.relu import ReLU
-from bourn.solvers import simplex
+from bourn.solvers import highs
 from bourn.solvers.base import output_rows
 from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.methods import METHODS, method, patient
@@ -244,9 +244,9 @@ def test_whatever_highs_returns_the_bound_is_valid(fault: str, monkeypatch: pyte
     graph, ball, inner = _program(3)
     optimum = Simplex().prepare(graph, ball, inner=inner).minimise(OBJECTIVES).bound
     closed = method("crown").solver.prepare(graph, ball, inner=inner).minimise(OBJECTIVES).bound
-    right = simplex._Model.multipliers
+    right = highs.Model.multipliers
 
-    def wrong(self: simplex._Model) -> object:
+    def wrong(self: highs.Model) -> object:
         for node, mask, duals in right(self):
             if fault == "nonsense":
                 duals = 7.0 - 3.0 * duals
@@ -256,9 +256,9 @@ def test_whatever_highs_returns_the_bound_is_valid(fault: str, monkeypatch: pyte
                 duals = 0.0 * duals
             yield node, mask, duals
 
-    monkeypatch.setattr(simplex._Model, "multipliers", wrong)
+    monkeypatch.setattr(highs.Model, "multipliers", wrong)
     if fault == "stopped":
-        monkeypatch.setattr(simplex._Model, "minimise", lambda self, cost, deadline: False)
+        monkeypatch.setattr(highs.Model, "minimise", lambda self, cost, deadline: False)
     found = Simplex().prepare(graph, ball, inner=inner).minimise(OBJECTIVES)
     assert bool((found.bound <= optimum + 1e-9).all())
     assert bool((found.bound >= closed - 1e-12).all())
@@ -267,7 +267,7 @@ def test_whatever_highs_returns_the_bound_is_valid(fault: str, monkeypatch: pyte
 
 def test_inner_bounds_stay_valid_where_highs_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, ball, _ = _program(5)
-    monkeypatch.setattr(simplex._Model, "minimise", lambda self, cost, deadline: False)
+    monkeypatch.setattr(highs.Model, "minimise", lambda self, cost, deadline: False)
     found = Simplex().prepare(graph, ball)
     for point in ball.sample(200)[0]:
         for z, value in enumerate(graph.values(point[None])):

@@ -1,0 +1,109 @@
+"""HiGHS: one model of a relaxed program for many objectives.
+
+It is not trusted.  Of what it returns only the row duals are used, as multipliers at which the dual function is evaluated anew
+with its rounding error; whatever the status, the bound is valid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import highspy
+import numpy as np
+from scipy import sparse
+
+from bourn.deadline import Deadline
+from bourn.program.sparse import Matrix, SparseProgram
+
+# The binding itself: the class around it writes a banner to stdout when the first one is made, and runs in a thread.
+_Highs: Any = getattr(highspy, "_Highs", highspy.Highs)
+
+
+class Model:
+    """One HiGHS model of the part of a program that some rows depend on; only the objective changes."""
+
+    def __init__(self, lp: SparseProgram, costs: Matrix) -> None:
+        masks, used = lp.needed(costs.indices)
+        self._lp, self._masks = lp, masks
+        self._columns = np.flatnonzero(used)
+        self._renumber = np.full(lp.count, -1)
+        self._renumber[self._columns] = np.arange(len(self._columns))
+        widths = np.concatenate(lp.widths)
+        nothing = Matrix((0, lp.count))
+        equal, right, most = [nothing], [np.zeros(0)], [nothing]
+        for e, mask in zip(lp.entries, masks, strict=True):
+            own = sparse.coo_array(e.positions[mask])
+            position = Matrix((own.data, (own.coords[0], own.coords[1] + e.first_column)), shape=(int(mask.sum()), lp.count))
+            rows = e.rows.matrix[mask]
+            rows.resize(position.shape)
+            equal.append(position - rows)
+            right.append(e.rows.constant[mask] - e.base[0][mask])
+            share = Matrix((1 / e.widths, (e.owners, np.arange(len(e.owners)) + e.first_column)), shape=(len(e.numbers), lp.count))
+            several = np.bincount(e.owners, minlength=len(e.numbers)) > 1
+            most.append(share[mask & several])
+        self._equalities = sum(len(r) for r in right)
+        self._pass(sparse.vstack([*equal, *most], format="csr")[:, self._columns], np.concatenate(right), widths[self._columns])
+
+    def _pass(self, matrix: Matrix, right: np.ndarray, widths: np.ndarray) -> None:
+        model = highspy.HighsLp()
+        model.num_row_, model.num_col_ = matrix.shape
+        model.col_cost_, model.col_lower_, model.col_upper_ = np.zeros(len(widths)), np.zeros(len(widths)), widths
+        model.row_lower_ = np.concatenate([right, np.full(matrix.shape[0] - len(right), -highspy.kHighsInf)])
+        model.row_upper_ = np.concatenate([right, np.ones(matrix.shape[0] - len(right))])
+        model.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+        model.a_matrix_.start_, model.a_matrix_.index_, model.a_matrix_.value_ = matrix.indptr, matrix.indices, matrix.data
+        self._highs = _Highs()
+        # Measured: the dual simplex without presolve, warm, beats the primal fourfold and presolve tenfold.
+        for option, value in (
+            ("output_flag", False),
+            ("threads", 1),
+            ("presolve", "off"),
+            ("solver", "simplex"),
+            ("simplex_strategy", 1),
+        ):
+            self._highs.setOptionValue(option, value)
+        self._highs.passModel(model)
+        self._all = np.arange(len(widths), dtype=np.int32)
+
+    def minimise(self, cost: Matrix, deadline: Deadline) -> bool:
+        """Solve for one objective (1, columns); whether the optimum was reached."""
+        own = np.zeros(len(self._all))
+        own[self._renumber[cost.indices]] = cost.data
+        if math.isfinite(deadline.left):
+            self._highs.setOptionValue("time_limit", self._highs.getRunTime() + max(0.01, deadline.left))
+        self._highs.changeColsCost(len(own), self._all, own)
+        self._highs.run()
+        return bool(self._highs.getModelStatus() == highspy.HighsModelStatus.kOptimal)
+
+    def greatest(self, rows: Matrix, constant: np.ndarray, deadline: Deadline) -> np.ndarray | None:
+        """Weights with sum 1, the duals of minimising the greatest of these rows; None where there is no optimum."""
+        highs, count = self._highs, len(self._all)
+        highs.changeColsCost(count, self._all, np.zeros(count))
+        highs.addCol(1.0, -highspy.kHighsInf, highspy.kHighsInf, 0, np.zeros(0, dtype=np.int32), np.zeros(0))
+        for number in range(rows.shape[0]):
+            own = rows[[number]]
+            index = np.append(self._renumber[own.indices], count).astype(np.int32)
+            taken = highs.addRow(-highspy.kHighsInf, -constant[number], len(index), index, np.append(own.data, -1.0))
+            if taken == highspy.HighsStatus.kError:  # numbers beyond what HiGHS takes
+                return None
+        if math.isfinite(deadline.left):
+            highs.setOptionValue("time_limit", highs.getRunTime() + max(0.01, deadline.left))
+        highs.run()
+        solution = highs.getSolution()
+        if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal or not solution.dual_valid:
+            return None
+        weights = np.clip(-np.array(solution.row_dual[-rows.shape[0] :]), 0.0, None)
+        return weights / weights.sum() if weights.sum() > 0 else None
+
+    def multipliers(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """(node, mask of its free entries, their multipliers) of the last objective; 0 where HiGHS has none."""
+        solution = self._highs.getSolution()
+        duals = np.array(solution.row_dual[: self._equalities]) if solution.dual_valid else np.zeros(self._equalities)
+        duals[~np.isfinite(duals)] = 0.0
+        first = 0
+        for e, mask in zip(self._lp.entries, self._masks, strict=True):
+            count = int(mask.sum())
+            yield e.node, mask, duals[first : first + count]
+            first += count
