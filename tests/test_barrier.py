@@ -91,7 +91,7 @@ def test_any_multipliers_give_a_bound_of_the_program(many: Many) -> None:
         for v in graph.nonlinear:
             free = program.free(v)
             mu = scale * torch.randn(1, len(objectives), *free.shape[1:], dtype=torch.float64, generator=random(seed))
-            chosen[v] = Multipliers(free, mu=mu)
+            chosen[v] = Multipliers(free, mu=(mu,))
         found = back_substitute(program, rows, objectives.constant, multipliers=chosen).lower[0]
         assert bool((found <= optimum + 1e-9).all())
 
@@ -102,10 +102,10 @@ def best_slopes(prepared: Optimised, objectives: Objectives) -> Tensor:
     program, found = prepared.trace(objectives, set(graph.nonlinear))
     chosen = {}
     for v in graph.nonlinear:
-        row, mu, z = found.kept[v], found.passed[v], program.bounds[graph.nodes[v].inputs[0]]
+        row, mu, z = found.kept[v], found.passed[v][0], program.bounds[graph.nodes[v].inputs[0]]
         slope = (mu / row.masked_fill(row == 0, 1.0)).masked_fill(row == 0, 0.0).clamp(0, 1)
         chord = (z.upper / (z.upper - z.lower)).expand_as(row)
-        chosen[v] = Multipliers(program.free(v), below=slope, above=chord)
+        chosen[v] = Multipliers(program.free(v), below=(slope,), above=(chord,))
     return back_substitute(program, output_rows(graph, objectives), objectives.constant, multipliers=chosen).lower[0]
 
 
@@ -118,7 +118,7 @@ def test_slopes_alone_reach_the_program_where_it_implies_its_bounds(many: Many) 
     run = solver.climb(program, rows, sums(NETWORKS).constant)
     # The slopes found for the sums, one network's part at a time.
     which = torch.arange(OUTPUTS).repeat(NETWORKS)
-    chosen = {v: Multipliers(program.free(v), m.below[:, which], m.above) for v, m in run.items() if m.below is not None}
+    chosen = {v: Multipliers(program.free(v), (m.below[0][:, which],), m.above) for v, m in run.items() if m.below}
     single = singly(NETWORKS)
     climbed = back_substitute(program, output_rows(graph, single), single.constant, multipliers=chosen).lower[0]
     stated = best_slopes(prepared, single)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bourn.interval import Interval
-from bourn.relaxations.base import ElementWise
+from bourn.relaxations.base import ElementWise, LineRule
 from bourn.relaxations.curves import PiecewiseLinear
 from bourn.relaxations.relu import ReLU
 from test_nonlinearities import ELEMENT_WISE, FEW, PIECEWISE, column, inside, intervals, special, touching, value
@@ -23,7 +23,7 @@ FACTORS = st.floats(-4, 4) | st.sampled_from([0.0, 1.0, -1.0, 1e-310, 1e-200, -1
 
 def wrong_supports(operation: ElementWise, z: Interval, row: Tensor, mu: Tensor) -> list[str]:
     """Where support minus its error is above row * sigma(v) - mu * v at a point of the interval, exactly."""
-    found, error = operation.support(z, row, mu)
+    found, error = operation.support((z,), row, (mu,))
     wrong = []
     for m in range(row.shape[1]):
         parts = (z.lower[0], z.upper[0], row[0, m], mu[0, m], found[0, m], error[0, m])
@@ -66,7 +66,7 @@ def test_the_support_function_is_met_at_a_vertex(operation: PiecewiseLinear) -> 
     ends = torch.randn(1, 500, 2, dtype=torch.float64, generator=generator).sort(2).values * 3
     z = Interval(ends[..., 0], ends[..., 1])
     row, mu = (torch.randn(1, 3, 500, dtype=torch.float64, generator=generator) for _ in range(2))
-    found, error = operation.support(z, row, mu)
+    found, error = operation.support((z,), row, (mu,))
     points = torch.stack([z.lower, *(z.lower.new_tensor(k).clamp(z.lower, z.upper) for k in operation.knots), z.upper])
     least = (row * operation.evaluate(points)[:, :, None] - mu * points[:, :, None]).amin(0)
     torch.testing.assert_close(found, least, rtol=1e-12, atol=1e-12)
@@ -75,22 +75,25 @@ def test_the_support_function_is_met_at_a_vertex(operation: PiecewiseLinear) -> 
 
 @pytest.mark.parametrize("below", [True, False])
 @pytest.mark.parametrize("operation", ELEMENT_WISE, ids=str)
-def test_an_envelopes_slopes_touch_at_its_points(operation: ElementWise, below: bool) -> None:
-    """Between least and greatest slope the best offset is that at one of the points; beyond them the line leaves the interval."""
+def test_a_sides_lines_touch_the_function(operation: ElementWise, below: bool) -> None:
+    """For any parameter between least and greatest the line's offset is the best of its slope, and it holds everywhere."""
     generator = torch.Generator().manual_seed(1)
     ends = torch.randn(100_000, 2, dtype=torch.float64, generator=generator).sort(1).values * 3
     z = Interval(ends[:, 0], ends[:, 1])
-    envelope = operation.envelope(z, below)
-    assert bool((envelope.least <= envelope.greatest + 1e-12).all())
+    usual = torch.isfinite(operation.range(z).magnitude) & torch.isfinite(operation.lines(LineRule.AREA, z).upper_offset)
+    z = Interval(z.lower[usual], z.upper[usual])
+    assert len(z.lower) > 1000
+    side = operation.sides(z)[0 if below else 1]
+    assert bool((side.least[0] <= side.greatest[0] + 1e-12).all())
     for share in (0.0, 0.3, 0.5, 1.0):
-        slope = envelope.least + share * (envelope.greatest - envelope.least)
-        heights = torch.stack([v - slope * p for p, v in zip(envelope.points, envelope.values, strict=True)])
-        offset = heights.amin(0) if below else heights.amax(0)
+        parameter = (side.least[0] + share * (side.greatest[0] - side.least[0])).clamp(side.least[0], side.greatest[0])
+        (slope,), offset = side.line((parameter,))
         wanted = operation.offsets(z, slope, slope.clone())[0 if below else 1]
         torch.testing.assert_close(offset, wanted, rtol=1e-9, atol=1e-9)
     # The hull's own slopes: at the ends of the range the line touches at an end of the interval.
-    for slope, end in ((envelope.least, z.lower), (envelope.greatest, z.upper)):
-        at = end if below else (z.upper if end is z.lower else z.lower)
+    for parameter, end in ((side.least[0], z.lower), (side.greatest[0], z.upper)):
+        slope = side.line((parameter,))[0][0]
+        at = end if below or not isinstance(operation, PiecewiseLinear) else (z.upper if end is z.lower else z.lower)
         wanted = operation.offsets(z, slope, slope.clone())[0 if below else 1]
         own = operation.evaluate(at) - slope * at
         torch.testing.assert_close(own, wanted, rtol=1e-9, atol=1e-9)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bourn.errors import NetworkError, UsageError
-from bourn.network.affine import Affine
+from bourn.network.affine import Affine, Select
 from bourn.relaxations.base import Nonlinearity
 
 Shape = tuple[int, ...]
@@ -101,8 +101,31 @@ class Graph:
 
     @cached_property
     def pre_activations(self) -> tuple[int, ...]:
-        """Numbers of the nodes that a nonlinear node reads, in order, without repetition."""
-        return tuple(sorted({i for v in self.nonlinear for i in self.nodes[v].inputs}))
+        """Numbers of the nodes that a nonlinear node reads, in order, without repetition.
+
+        Where it reads a selection of a node's entries (:attr:`moved`), that is the node itself.
+        """
+        return tuple(sorted({self._origin(i) for v in self.nonlinear for i in self.nodes[v].inputs}))
+
+    @cached_property
+    def moved(self) -> dict[int, tuple[int, ...]]:
+        """For every pre-activation the nodes that hold nothing but entries of it, in order: their bounds are its bounds, moved."""
+        found: dict[int, list[int]] = {z: [] for z in self.pre_activations}
+        for number in range(len(self.nodes)):
+            if self._origin(number) != number and self._origin(number) in found:
+                found[self._origin(number)].append(number)
+        return {z: tuple(numbers) for z, numbers in found.items()}
+
+    def _origin(self, number: int) -> int:
+        """The node whose entries a node selects; itself if it does anything else."""
+        while isinstance(operation := self.nodes[number].operation, Select) and operation.bias is None:
+            number = self.nodes[number].inputs[0]
+        return number
+
+    def readers(self, node: int) -> tuple[int, ...]:
+        """Numbers of the nonlinear nodes that read a pre-activation, as it is or through :attr:`moved` ones."""
+        sources = (node, *self.moved.get(node, ()))
+        return tuple(sorted({v for z in sources for v in self.consumers[z] if v in self.nonlinear}))
 
     def number(self, name: str) -> int:
         """The number of the node called ``name``; raises :class:`UsageError` if there is none."""

@@ -12,7 +12,7 @@ states the bound for the multipliers found.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -23,62 +23,38 @@ from bourn.network.graph import Input
 from bourn.problem.input_set import dot
 from bourn.program.linear_bounds import Multipliers
 from bourn.program.relaxed import RelaxedProgram
-from bourn.relaxations.base import ElementWise, Envelope
-from bourn.relaxations.curves import PiecewiseLinear
-
-
-@dataclass(frozen=True, eq=False)
-class Side:
-    """One side of a nonlinear node's hull, as (B, 1, *shape): the range of its slopes, and where their lines touch.
-
-    Entries that are not free have one slope and the offset of their line.
-    """
-
-    least: Tensor
-    greatest: Tensor
-    points: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
-    fixed: Tensor | None
-    below: bool
-
-    @property
-    def adjustable(self) -> bool:
-        return bool((self.greatest > self.least).any())
-
-    def touch(self, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the line of this slope touches, and its offset there."""
-        point, offset = self.points[0], self.values[0] - slope * self.points[0]
-        for other, value in zip(self.points[1:], self.values[1:], strict=True):
-            candidate = value - slope * other
-            # An edge's slope touches at both its ends: which of them is not left to rounding.
-            least = 1e-12 * (value.abs() + (slope * other).abs())
-            better = candidate < offset - least if self.below else candidate > offset + least
-            point, offset = torch.where(better, other, point), torch.where(better, candidate, offset)
-        return point, offset if self.fixed is None else torch.where(self.fixed.isnan(), offset, self.fixed)
+from bourn.relaxations.base import NO_HINTS, Nonlinearity, Side, Tensors
 
 
 @dataclass(frozen=True, eq=False)
 class Hull:
-    """Both sides of a nonlinear node, its free entries, and those whose bounds were imposed (None if none)."""
+    """Both sides of a nonlinear node, rows' axis included, its free entries, and those whose bounds were imposed (None if none).
+
+    Entries that are not free have their lines for sides.
+    """
 
     free: Tensor
     below: Side
     above: Side
     imposed: Tensor | None
-    vertices: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | None
 
 
 @dataclass(eq=False)
 class Choice:
-    """What ascent chooses for one nonlinear node: slopes (B, M, *shape) for both sides, and the summand ``extra`` of mu."""
+    """What ascent chooses for one nonlinear node: parameters (B, M, *shape) of both sides, and summands ``extra`` of mu."""
 
-    below: Tensor
-    above: Tensor
-    extra: Tensor | None = None
+    below: Tensors
+    above: Tensors
+    extra: Tensors = ()
 
     def tensors(self) -> list[Tensor]:
-        """Below, above and, where there is one, the summand."""
-        return [self.below, self.above] + ([] if self.extra is None else [self.extra])
+        """Below, above and the summands, one after the other."""
+        return [*self.below, *self.above, *self.extra]
+
+    def replaced(self, tensors: Sequence[Tensor]) -> Choice:
+        """The same choice with other tensors."""
+        first, second = len(self.below), len(self.below) + len(self.above)
+        return Choice(tuple(tensors[:first]), tuple(tensors[first:second]), tuple(tensors[second:]))
 
 
 @dataclass(eq=False)
@@ -104,19 +80,20 @@ class Lagrangian:
         self.hulls = {v: hull for v, hull in hulls.items() if v in needed}
 
     def start(self) -> dict[int, Choice]:
-        """Slopes to start from: the chord's (that of the parallel line), or the nearest that the hull's side has."""
+        """The lines to start from (:attr:`bourn.relaxations.base.Side.start`), and no summands."""
         choices = {}
         for v, hull in self.hulls.items():
-            chord = _chord(self.program, v)[:, None]
-            below = torch.minimum(torch.maximum(chord, hull.below.least), hull.below.greatest)
-            above = torch.minimum(torch.maximum(chord, hull.above.least), hull.above.greatest)
-            wide = (self.batch, self.count, *chord.shape[2:])
-            extra = None if hull.imposed is None else chord.new_zeros(wide)
-            choices[v] = Choice(
-                below.expand(wide).clone() if hull.below.adjustable else below,
-                above.expand(wide).clone() if hull.above.adjustable else above,
-                extra,
+            wide = (self.batch, self.count, *self.program.graph.nodes[v].shape)
+            below, above = (
+                tuple(
+                    start.expand(wide).clone() if bool((most > least).any()) else start
+                    for start, least, most in zip(side.start, side.least, side.greatest, strict=True)
+                )
+                for side in (hull.below, hull.above)
             )
+            inputs = len(self.program.graph.nodes[v].inputs)
+            extra = () if hull.imposed is None else tuple(self.constant.new_zeros(wide) for _ in range(inputs))
+            choices[v] = Choice(below, above, extra)
         return choices
 
     def evaluate(self, choices: Mapping[int, Choice]) -> Evaluation:
@@ -145,42 +122,41 @@ class Lagrangian:
                     _add(pending, source, part.reshape(batch, count, *part.shape[1:]))
                 continue
             found.rows[number] = row
-            mu, value = self._through(number, row, choices.get(number))
+            mus, value = self._through(number, row, choices.get(number))
             found.value = found.value + value
-            _add(pending, node.inputs[0], mu)
+            for source, mu in zip(node.inputs, mus, strict=True):
+                _add(pending, source, mu)
         return found
 
-    def _through(self, node: int, row: Tensor, choice: Choice | None) -> tuple[Tensor, Tensor]:
-        """The row on the pre-activation, and the node's term (B, M)."""
+    def _through(self, node: int, row: Tensor, choice: Choice | None) -> tuple[Tensors, Tensor]:
+        """The row on every pre-activation, and the node's term (B, M)."""
         positive = row.clamp(min=0)
         negative = row - positive
         if choice is None:
             lines = self.program.lines[node]
-            mu = positive * lines.lower_slope[:, None] + negative * lines.upper_slope[:, None]
+            mus = _mixed(positive, [s[:, None] for s in lines.lower_slopes], negative, [s[:, None] for s in lines.upper_slopes])
             value = dot(positive.flatten(2), lines.lower_offset.flatten(1)[..., None])
             value = value + dot(negative.flatten(2), lines.upper_offset.flatten(1)[..., None])
-            return mu, value[..., 0]
+            return mus, value[..., 0]
         hull = self.hulls[node]
-        mu = positive * choice.below + negative * choice.above
+        (below, low), (above, high) = hull.below.line(choice.below), hull.above.line(choice.above)
+        mus = _mixed(positive, below, negative, above)
         if hull.imposed is None:
-            _, low = hull.below.touch(choice.below)
-            _, high = hull.above.touch(choice.above)
-            return mu, (positive * low + negative * high).flatten(2).sum(2)
-        assert choice.extra is not None
-        mu = mu + choice.extra
-        return mu, self._term(hull, row, mu)[1].flatten(2).sum(2)
+            return mus, (positive * low + negative * high).flatten(2).sum(2)
+        mus = tuple(mu + extra for mu, extra in zip(mus, choice.extra, strict=True))
+        return mus, self._term(node, hull, row, mus)[1].flatten(2).sum(2)
 
-    @staticmethod
-    def _term(hull: Hull, row: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
-        """The vertex at which row * x - mu * z is least, and its value; exact lines where an entry is not free."""
-        assert hull.vertices is not None
-        point, value = torch.zeros_like(row), torch.full_like(row, torch.inf)
-        for vertex, height in zip(*hull.vertices, strict=True):
-            term = row * height - mu * vertex
-            better = term < value
-            point, value = torch.where(better, vertex, point), torch.where(better, term, value)
-        fixed = row.clamp(min=0) * hull.below.touch(hull.below.least)[1] + row.clamp(max=0) * hull.above.touch(hull.above.least)[1]
-        return point, torch.where(hull.free[:, None], value, fixed)
+    def _term(self, node: int, hull: Hull, row: Tensor, mus: Tensors) -> tuple[Tensors, Tensor, Tensor]:
+        """The point at which row * x - mu * z is least, that value (exact lines where an entry is not free), and x there."""
+        operation = self.program.graph.nodes[node].operation
+        assert isinstance(operation, Nonlinearity)
+        points, height = operation.attained(self.program.inputs_of(node), row, mus)
+        value = row * height
+        for mu, point in zip(mus, points, strict=True):
+            value = value - mu * point
+        lines = self.program.lines[node]
+        fixed = row.clamp(min=0) * lines.lower_offset[:, None] + row.clamp(max=0) * lines.upper_offset[:, None]
+        return points, torch.where(hull.free, value, fixed), height
 
     def gradient(self, found: Evaluation, choices: Mapping[int, Choice]) -> dict[int, list[Tensor | None]]:
         """A supergradient for every tensor of every choice: by the relaxed point at which the value is attained."""
@@ -199,51 +175,66 @@ class Lagrangian:
                 value = operation.forward(*arguments) if arguments else operation.constant(batch * count)
                 values[number] = value.reshape(batch, count, *value.shape[1:])
             else:
-                z = values[node.inputs[0]]
+                z = tuple(values[i] for i in node.inputs)
                 values[number], gradients[number] = self._forward(number, z, found.rows.get(number), choices.get(number))
         return gradients
 
     def _forward(
-        self, node: int, z: Tensor, row: Tensor | None, choice: Choice | None
+        self, node: int, z: Tensors, row: Tensor | None, choice: Choice | None
     ) -> tuple[Tensor, list[Tensor | None]]:
         """The relaxed point's value behind a nonlinear node, and the gradients of its choice."""
         if row is None:
-            row = torch.zeros_like(z)
+            row = torch.zeros_like(z[0])
         upward = row > 0
         if choice is None:
             lines = self.program.lines[node]
-            low = lines.lower_slope[:, None] * z + lines.lower_offset[:, None]
-            high = lines.upper_slope[:, None] * z + lines.upper_offset[:, None]
+            low = _on_line([s[:, None] for s in lines.lower_slopes], lines.lower_offset[:, None], z)
+            high = _on_line([s[:, None] for s in lines.upper_slopes], lines.upper_offset[:, None], z)
             return torch.where(upward, low, high), []
         hull = self.hulls[node]
-        (low_point, low), (high_point, high) = hull.below.touch(choice.below), hull.above.touch(choice.above)
-        value = torch.where(upward, choice.below * z + low, choice.above * z + high)
+        (below, low), (above, high) = hull.below.line(choice.below), hull.above.line(choice.above)
+        value = torch.where(upward, _on_line(below, low, z), _on_line(above, high, z))
+        positive, negative = row.clamp(min=0), row.clamp(max=0)
         if hull.imposed is None:
-            down = row.clamp(min=0) * (z - low_point) if hull.below.adjustable else None
-            up = row.clamp(max=0) * (z - high_point) if hull.above.adjustable else None
-            return value, [down, up]
-        assert choice.extra is not None
-        mu = row.clamp(min=0) * choice.below + row.clamp(max=0) * choice.above + choice.extra
-        point, _ = self._term(hull, row, mu)
-        toward = (z - point).masked_fill(~hull.free[:, None], 0.0)
-        # Through Lambda the value moves by the slope, for mu does, and by the height of the touching vertex.
-        height = self._height(hull, point)
-        value = torch.where(hull.free[:, None], torch.where(upward, choice.below, choice.above) * toward + height, value)
-        down = row.clamp(min=0) * toward if hull.below.adjustable else None
-        up = row.clamp(max=0) * toward if hull.above.adjustable else None
-        return value, [down, up, toward.masked_fill(~hull.imposed[:, None], 0.0)]
-
-    @staticmethod
-    def _height(hull: Hull, point: Tensor) -> Tensor:
-        assert hull.vertices is not None
-        height = torch.zeros_like(point)
-        for vertex, value in zip(*hull.vertices, strict=True):
-            height = torch.where(point == vertex, value, height)
-        return height
+            down = [positive * p if _adjustable(hull.below, i) else None for i, p in enumerate(hull.below.pull(choice.below, z))]
+            up = [negative * p if _adjustable(hull.above, i) else None for i, p in enumerate(hull.above.pull(choice.above, z))]
+            return value, [*down, *up]
+        mus = tuple(mu + extra for mu, extra in zip(_mixed(positive, below, negative, above), choice.extra, strict=True))
+        points, _, height = self._term(node, hull, row, mus)
+        toward = tuple((own - point).masked_fill(~hull.free, 0.0) for own, point in zip(z, points, strict=True))
+        # Through Lambda the value moves by the slope, for mu does, and by the height of the touching point.
+        moved = height
+        for low_slope, high_slope, step in zip(below, above, toward, strict=True):
+            moved = moved + torch.where(upward, low_slope, high_slope) * step
+        value = torch.where(hull.free, moved, value)
+        down = [positive * toward[0] if _adjustable(hull.below, i) else None for i in range(len(choice.below))]
+        up = [negative * toward[0] if _adjustable(hull.above, i) else None for i in range(len(choice.above))]
+        return value, [*down, *up, *(step.masked_fill(~hull.imposed, 0.0) for step in toward)]
 
     def multipliers(self, choices: Mapping[int, Choice]) -> dict[int, Multipliers]:
         """The choices in the form that states a bound."""
-        return {v: Multipliers(self.hulls[v].free, c.below, c.above, c.extra) for v, c in choices.items()}
+        found = {}
+        for v, c in choices.items():
+            hull = self.hulls[v]
+            below, above = hull.below.line(c.below)[0], hull.above.line(c.above)[0]
+            hints = NO_HINTS if c.extra else (hull.below.hint(c.below), hull.above.hint(c.above))
+            found[v] = Multipliers(hull.free[:, 0], below, above, c.extra, hints)
+        return found
+
+
+def _adjustable(side: Side, parameter: int) -> bool:
+    return bool((side.greatest[parameter] > side.least[parameter]).any())
+
+
+def _mixed(positive: Tensor, below: Sequence[Tensor], negative: Tensor, above: Sequence[Tensor]) -> Tensors:
+    """The multipliers of a row whose parts take these slopes."""
+    return tuple(positive * low + negative * high for low, high in zip(below, above, strict=True))
+
+
+def _on_line(slopes: Sequence[Tensor], offset: Tensor, z: Tensors) -> Tensor:
+    for slope, own in zip(slopes, z, strict=True):
+        offset = offset + slope * own
+    return offset
 
 
 def _add(pending: dict[int, Tensor], node: int, row: Tensor) -> None:
@@ -252,35 +243,19 @@ def _add(pending: dict[int, Tensor], node: int, row: Tensor) -> None:
 
 def _bounded(program: RelaxedProgram, node: int) -> bool:
     """Whether the node has free entries at all (one that has none keeps its lines)."""
-    return program.graph.nodes[node].inputs[0] in program.bounds and bool(program.free(node).any())
-
-
-def _chord(program: RelaxedProgram, node: int) -> Tensor:
-    """The slope between the ends of every free entry, 0 elsewhere."""
-    operation, bounds = program.graph.nodes[node].operation, program.bounds[program.graph.nodes[node].inputs[0]]
-    assert isinstance(operation, ElementWise)
-    low, high = operation.evaluate(bounds.lower), operation.evaluate(bounds.upper)
-    return ((high - low) / (bounds.upper - bounds.lower)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    return node in program.lines and bool(program.free(node).any())
 
 
 def _hull(program: RelaxedProgram, node: int) -> Hull:
-    operation, z = program.graph.nodes[node].operation, program.graph.nodes[node].inputs[0]
-    assert isinstance(operation, ElementWise)
-    bounds, free, lines = program.bounds[z], program.free(node), program.lines[node]
-    imposed = program.imposed.get(z)
-    imposed = None if imposed is None or not bool((imposed & free).any()) else imposed & free
-
-    def side(below: bool) -> Side:
-        envelope: Envelope = operation.envelope(bounds, below)
-        slope, offset = (lines.lower_slope, lines.lower_offset) if below else (lines.upper_slope, lines.upper_offset)
-        least, greatest = torch.where(free, envelope.least, slope), torch.where(free, envelope.greatest, slope)
-        points, values = (tuple(t.masked_fill(~free, 0.0)[:, None] for t in ts) for ts in (envelope.points, envelope.values))
-        fixed = None if not bool((offset[~free] != 0).any()) else torch.where(free, torch.nan, offset)[:, None]
-        return Side(least[:, None], greatest[:, None], points, values, fixed, below)
-
-    vertices = None
-    if imposed is not None:
-        assert isinstance(operation, PiecewiseLinear)
-        found = operation.vertices(bounds)
-        vertices = (tuple(t[:, None] for t in found[0]), tuple(t[:, None] for t in found[1]))
-    return Hull(free, side(True), side(False), imposed, vertices)
+    operation, inputs = program.graph.nodes[node].operation, program.graph.nodes[node].inputs
+    assert isinstance(operation, Nonlinearity)
+    free, lines = program.free(node), program.lines[node]
+    given = [program.imposed[z] for z in inputs if z in program.imposed]
+    imposed = None if not given else torch.stack([g & free for g in given]).any(0)
+    below, above = operation.sides(*program.inputs_of(node))
+    if not bool(free.all()):
+        below = below.fixed(~free, lines.lower_slopes, lines.lower_offset)
+        above = above.fixed(~free, lines.upper_slopes, lines.upper_offset)
+    if imposed is not None and not bool(imposed.any()):
+        imposed = None
+    return Hull(free[:, None], below.unsqueezed(), above.unsqueezed(), None if imposed is None else imposed[:, None])

@@ -19,7 +19,7 @@ from bourn.network.affine import Affine
 from bourn.network.graph import Input, Operation
 from bourn.problem.input_set import dot
 from bourn.program.relaxed import RelaxedProgram
-from bourn.relaxations.base import ElementWise, Lines
+from bourn.relaxations.base import NO_HINTS, Hints, Lines, Nonlinearity, Tensors
 from bourn.rounding import TINY, UNIT, down, gamma, up
 
 
@@ -42,37 +42,39 @@ class _Sums:
 class RowBounds:
     """Bounds (B, M) of rows, and the rows themselves as they arrived at the nodes that were to be kept.
 
-    Of a kept nonlinear node also the rows ``passed`` on to its pre-activation, and its ``terms`` (B, M) of the lower bound.
+    Of a kept nonlinear node also the rows ``passed`` on, one an input, and its ``terms`` (B, M) of the lower bound.
     """
 
     lower: Tensor
     upper: Tensor
     kept: Mapping[int, Tensor]
-    passed: Mapping[int, Tensor]
+    passed: Mapping[int, Tensors]
     terms: Mapping[int, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Multipliers:
-    """What a nonlinear node's free entries hand on instead of their lines, (B, M, *shape).
+    """What a nonlinear node's free entries hand on instead of their lines: one (B, M, *shape) an input.
 
     Either ``mu`` itself, or slopes ``below`` and ``above`` that the row's positive and negative part take, and to which
-    ``mu`` (where given too) is added.  Any numbers give a valid bound.
+    ``mu`` (where given too) is added.  Any numbers give a valid bound.  ``hints`` say where the lines of these slopes touch
+    (:meth:`bourn.relaxations.base.Nonlinearity.support`).
     """
 
     free: Tensor
-    below: Tensor | None = None
-    above: Tensor | None = None
-    mu: Tensor | None = None
+    below: Tensors = ()
+    above: Tensors = ()
+    mu: Tensors = ()
+    hints: Hints = NO_HINTS
 
-    def on(self, row: Tensor) -> Tensor:
-        """The multipliers for a row on the node."""
-        if self.below is None or self.above is None:
-            assert self.mu is not None
+    def on(self, row: Tensor) -> Tensors:
+        """The multipliers for a row on the node, one an input."""
+        if not self.below:
             return self.mu
         positive = row.clamp(min=0)
-        mu = positive * self.below + (row - positive) * self.above
-        return mu if self.mu is None else mu + self.mu
+        negative = row - positive
+        mu = tuple(positive * low + negative * high for low, high in zip(self.below, self.above, strict=True))
+        return tuple(a + b for a, b in zip(mu, self.mu, strict=True)) if self.mu else mu
 
 
 def back_substitute(
@@ -94,8 +96,8 @@ def back_substitute(
     pending = dict(rows)
     chosen = {} if multipliers is None else multipliers
     for v, own in chosen.items():
-        if v not in pending and own.mu is not None:
-            pending[v] = torch.zeros_like(own.mu)
+        if v not in pending and own.mu:
+            pending[v] = torch.zeros_like(own.mu[0])
     parallel = not chosen and all(program.lines[v].parallel for v in _nonlinear_ancestors(program, pending))
     sums = _Sums(constant, constant, torch.zeros_like(constant))
     kept, passed, terms = {}, {}, {}
@@ -114,16 +116,17 @@ def back_substitute(
             for argument, part in zip(node.inputs, parts, strict=True):
                 _accumulate(program, pending, argument, part, sums)
         else:
-            z, before = node.inputs[0], sums.lower
+            before = sums.lower
             if number in chosen:
-                part = _through_multipliers(program, number, chosen[number], row, sums)
+                parts = _through_multipliers(program, number, chosen[number], row, sums)
             else:
-                part = _through_lines(program.lines[number], row, sums)
+                parts = _through_lines(program.lines[number], row, sums)
             if number in keep:
-                passed[number], terms[number] = part, sums.lower - before
-            if not _covers_rounding(program.graph.nodes[z].operation):
-                sums.error = sums.error + 4 * UNIT * _dot(part.abs(), program.magnitudes[z])
-            _accumulate(program, pending, z, part, sums)
+                passed[number], terms[number] = parts, sums.lower - before
+            for z, part in zip(node.inputs, parts, strict=True):
+                if not _covers_rounding(program.graph.nodes[z].operation):
+                    sums.error = sums.error + 4 * UNIT * _dot(part.abs(), program.magnitudes[z])
+                _accumulate(program, pending, z, part, sums)
     error = sums.error * (1 + 2.0**-20)
     lower = down(sums.lower - error)
     upper = up(sums.upper + error) if parallel else torch.full_like(lower, torch.inf)
@@ -149,7 +152,7 @@ def _accumulate(program: RelaxedProgram, pending: dict[int, Tensor], node: int, 
     pending[node] = row
 
 
-def _through_affine(operation: Affine, row: Tensor, magnitude: Tensor, sums: _Sums) -> tuple[Tensor, ...]:
+def _through_affine(operation: Affine, row: Tensor, magnitude: Tensor, sums: _Sums) -> Tensors:
     """A^T row for every input; the bias and the rounding error go to ``sums``."""
     batch, count = row.shape[:2]
     terms = operation.transpose_terms
@@ -167,8 +170,8 @@ def _through_affine(operation: Affine, row: Tensor, magnitude: Tensor, sums: _Su
     return tuple(part.reshape(batch, count, *part.shape[1:]) for part in parts)
 
 
-def _through_lines(lines: Lines, row: Tensor, sums: _Sums) -> Tensor:
-    """The row on the pre-activation; the lines' offsets go to ``sums``."""
+def _through_lines(lines: Lines, row: Tensor, sums: _Sums) -> Tensors:
+    """The row on every pre-activation; the lines' offsets go to ``sums``."""
     terms = row[0, 0].numel()
     positive = row.clamp(min=0)
     negative = row - positive
@@ -176,34 +179,40 @@ def _through_lines(lines: Lines, row: Tensor, sums: _Sums) -> Tensor:
         offsets = torch.stack([lines.lower_offset, lines.upper_offset], dim=1)
         below, above = _dot_many(positive, offsets), _dot_many(negative, offsets)
         lower, upper = below[..., 0] + above[..., 1], below[..., 1] + above[..., 0]
-        part = row * lines.lower_slope[:, None]
+        parts = tuple(row * slope[:, None] for slope in lines.lower_slopes)
     else:
         lower = _dot(negative, lines.upper_offset)
         if lines.lower_offset.any():
             lower = lower + _dot(positive, lines.lower_offset)
         upper = torch.zeros_like(lower)
-        part = torch.addcmul(positive * lines.lower_slope[:, None], negative, lines.upper_slope[:, None])
+        parts = tuple(
+            torch.addcmul(positive * below[:, None], negative, above[:, None])
+            for below, above in zip(lines.lower_slopes, lines.upper_slopes, strict=True)
+        )
     if bool((lines.lower_offset > 0).any()) or bool((lines.upper_offset < 0).any()):
         size = _dot(row.abs(), lines.lower_offset.abs() + lines.upper_offset.abs())
     else:  # all products of one side have one sign, so their sum's size is the sum of their sizes
         size = torch.maximum(lower.abs(), upper.abs())
     sums.add(lower, upper, gamma(terms + 8) * size + TINY * (1 + terms))
-    return part
+    return parts
 
 
-def _through_multipliers(program: RelaxedProgram, node: int, chosen: Multipliers, row: Tensor, sums: _Sums) -> Tensor:
-    """The row on the pre-activation where free entries choose it; their terms of the Lagrangian go to ``sums``."""
-    operation, z = program.graph.nodes[node].operation, program.graph.nodes[node].inputs[0]
-    assert isinstance(operation, ElementWise)
+def _through_multipliers(
+    program: RelaxedProgram, node: int, chosen: Multipliers, row: Tensor, sums: _Sums
+) -> Tensors:
+    """The row on every pre-activation where free entries choose it; their terms of the Lagrangian go to ``sums``."""
+    operation, bounds = program.graph.nodes[node].operation, program.inputs_of(node)
+    assert isinstance(operation, Nonlinearity)
     free = chosen.free[:, None]
-    mu = chosen.on(row).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).masked_fill(~free, 0.0)
+    mu = tuple(m.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).masked_fill(~free, 0.0) for m in chosen.on(row))
     terms = row[0, 0].numel()
-    value, error = operation.support(program.bounds[z], row, mu)
+    value, error = operation.support(bounds, row, mu, chosen.hints)
     value, error = (t.masked_fill(~free, 0.0).flatten(2) for t in (value, error))
     total = value.sum(2)
     rounding = gamma(terms + 8) * (value.abs() + error).sum(2) + error.sum(2)
     sums.add(total, total, rounding + TINY * (1 + terms))
-    return mu + _through_lines(program.lines[node], row.masked_fill(free, 0.0), sums)
+    rest = _through_lines(program.lines[node], row.masked_fill(free, 0.0), sums)
+    return tuple(a + b for a, b in zip(mu, rest, strict=True))
 
 
 def _dot(rows: Tensor, x: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ def losses(program: RelaxedProgram, found: RowBounds, x: Tensor) -> dict[int, fl
             low, _ = program.box.minimise_linear(row)
             result[node] = float((own * x[0]).sum() - low[0, 0])
             continue
-        z, y = values[program.graph.nodes[node].inputs[0]][0], values[node][0]
-        result[node] = float((own * y - found.passed[node][0, 0] * z).sum() - found.terms[node][0, 0])
+        value = (own * values[node][0]).sum()
+        for z, mu in zip(program.graph.nodes[node].inputs, found.passed[node], strict=True):
+            value = value - (mu[0, 0] * values[z][0]).sum()
+        result[node] = float(value - found.terms[node][0, 0])
     return result

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from bourn.errors import UsageError
 from bourn.interval import Interval
-from bourn.network.affine import Affine
+from bourn.network.affine import Affine, Select
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box
-from bourn.relaxations.base import ElementWise, LineRule, Lines, Nonlinearity
+from bourn.relaxations.base import Intervals, LineRule, Lines, Nonlinearity
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,19 +46,26 @@ class RelaxedProgram:
         """Whether every nonlinear node before ``node`` (and itself) has its lines."""
         return node in self.magnitudes
 
+    def inputs_of(self, node: int) -> Intervals:
+        """The bounds of what a nonlinear node reads, one an input."""
+        return tuple(self.bounds[z] for z in self.graph.nodes[node].inputs)
+
     def free(self, node: int) -> Tensor:
         """Where a nonlinear node keeps a multiplier of its own (bool, (B, *shape)).
 
         It does where it is not affine on its interval, and where its bounds were imposed.  Entries with an infinite end
         keep their lines, which have one multiplier for all.
         """
-        operation, z = self.graph.nodes[node].operation, self.graph.nodes[node].inputs[0]
-        assert isinstance(operation, ElementWise)
-        bounds = self.bounds[z]
-        open_ = ~operation.stable(bounds)
-        if z in self.imposed:
-            open_ = open_ | self.imposed[z]
-        return open_ & torch.isfinite(bounds.magnitude)
+        operation, bounds = self.graph.nodes[node].operation, self.inputs_of(node)
+        assert isinstance(operation, Nonlinearity)
+        open_ = ~operation.stable(*bounds)
+        for z in self.graph.nodes[node].inputs:
+            if z in self.imposed:
+                open_ = open_ | self.imposed[z]
+        for own in bounds:
+            open_ = open_ & torch.isfinite(own.magnitude)
+        lines = self.lines[node]  # infinite where the interval leaves what the function is defined on
+        return open_ & torch.isfinite(lines.lower_offset) & torch.isfinite(lines.upper_offset)
 
 
 def start(graph: Graph, box: Box, rule: LineRule) -> RelaxedProgram:
@@ -78,7 +85,14 @@ def with_bounds(program: RelaxedProgram, node: int, bounds: Interval, outside: I
         tighter |= (outside.upper <= bounds.upper) & torch.isfinite(outside.upper)
         imposed[node] = tighter
         bounds = intersect_outside(program.graph, node, bounds, outside)
-    return _advance(replace(program, bounds={**program.bounds, node: bounds}, imposed=imposed))
+    known = {**program.bounds, node: bounds}
+    for moved in program.graph.moved[node]:
+        operation, source = program.graph.nodes[moved].operation, program.graph.nodes[moved].inputs[0]
+        assert isinstance(operation, Select)
+        known[moved] = Interval(operation.linear(known[source].lower), operation.linear(known[source].upper))
+        if source in imposed:
+            imposed[moved] = operation.linear(imposed[source].to(torch.float64)) > 0
+    return _advance(replace(program, bounds=known, imposed=imposed))
 
 
 def intersect_outside(graph: Graph, node: int, bounds: Interval, outside: Interval) -> Interval:
@@ -101,10 +115,9 @@ def _advance(program: RelaxedProgram) -> RelaxedProgram:
         if isinstance(operation, Affine):
             magnitudes[number] = affine_magnitude(operation, [magnitudes[i] for i in node.inputs])
         elif isinstance(operation, Nonlinearity) and all(i in program.bounds for i in node.inputs):
-            z = program.bounds[node.inputs[0]]
-            assert isinstance(operation, ElementWise)
-            lines[number] = operation.lines(z, program.rule)
-            magnitudes[number] = operation.range(z).magnitude
+            z = tuple(program.bounds[i] for i in node.inputs)
+            lines[number] = operation.lines(program.rule, *z)
+            magnitudes[number] = operation.range(*z).magnitude
     return replace(program, lines=lines, magnitudes=magnitudes)
 
 

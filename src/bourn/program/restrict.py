@@ -18,7 +18,7 @@ from bourn.network.affine import Affine, Convolution, Dense, Offset, Reshape, Sc
 from bourn.network.graph import Graph, GraphBuilder, Input
 from bourn.problem.input_set import Box
 from bourn.program.relaxed import RelaxedProgram
-from bourn.relaxations.base import ElementWise, Lines
+from bourn.relaxations.base import Lines, Nonlinearity
 from bourn.relaxations.clip import Clip
 
 
@@ -34,18 +34,10 @@ def take_problems(program: RelaxedProgram, problems: slice | Tensor) -> RelaxedP
         program,
         box=Box(Interval(cut(program.box.lower), cut(program.box.upper))),
         bounds={z: Interval(cut(b.lower), cut(b.upper)) for z, b in program.bounds.items()},
-        lines={v: map_lines(line, cut) for v, line in program.lines.items()},
+        lines={v: line.map(cut) for v, line in program.lines.items()},
         magnitudes={v: cut(m) for v, m in program.magnitudes.items()},
         imposed={z: cut(i) for z, i in program.imposed.items()},
     )
-
-
-def map_lines(lines: Lines, change: object) -> Lines:
-    """Lines with every tensor passed through ``change``; parallel lines stay parallel."""
-    assert callable(change)
-    lower_slope = change(lines.lower_slope)
-    upper_slope = lower_slope if lines.parallel else change(lines.upper_slope)
-    return Lines(lower_slope, change(lines.lower_offset), upper_slope, change(lines.upper_offset))
 
 
 def after_node(program: RelaxedProgram, first: int, target: int) -> RelaxedProgram | None:
@@ -73,7 +65,7 @@ def after_node(program: RelaxedProgram, first: int, target: int) -> RelaxedProgr
         builder.build(new[target]),
         Box(bounds),
         program.rule,
-        {new[z]: b for z, b in program.bounds.items() if z in new and z != first},
+        {new[z]: b for z, b in program.bounds.items() if z in new},
         {new[v]: line for v, line in program.lines.items() if v in new},
         {new[v]: m for v, m in program.magnitudes.items() if v in new and v != first} | {0: bounds.magnitude},
         {new[z]: i for z, i in program.imposed.items() if z in new and z != first},
@@ -147,7 +139,7 @@ def _windows(graph: Graph, target: int) -> dict[int, tuple[_Window, _Window]] | 
 
 def _moves_alike(operation: object) -> bool:
     """Whether the operator does the same at every position."""
-    if isinstance(operation, Input | ElementWise):
+    if isinstance(operation, Input | Nonlinearity):
         return True
     if not isinstance(operation, Convolution | Offset | Scale | Sum):
         return False
@@ -191,10 +183,11 @@ class _LocalProgram:
                 magnitude = self.unfold(self.program.magnitudes[number].expand(self.program.batch, *node.shape), number)
                 self.new[number] = self.add_affine(operation, arguments, magnitude)
             else:
-                assert isinstance(node.operation, ElementWise)
+                assert isinstance(node.operation, Nonlinearity)
                 self.new[number] = self.builder.add(node.operation, *arguments)
                 self.add_lines(self.new[number], number, self.program.lines[number])
-                self.add_bounds(arguments[0], number, node.inputs[0])
+                for new, old in zip(arguments, node.inputs, strict=True):
+                    self.add_bounds(new, number, old)
         local = self.builder.build(self.new[self.target])
         return RelaxedProgram(local, self.box, self.program.rule, self.bounds, self.lines, self.magnitudes, self.imposed)
 
@@ -207,7 +200,7 @@ class _LocalProgram:
             self.imposed[new] = self.unfold(self.program.imposed[old].to(torch.float64), reader) > 0
 
     def add_lines(self, new: int, old: int, lines: Lines) -> None:
-        self.lines[new] = map_lines(lines, lambda t: self.unfold(t, old))
+        self.lines[new] = lines.map(lambda t: self.unfold(t, old))
         shape = self.program.graph.nodes[old].shape
         self.magnitudes[new] = self.unfold(self.program.magnitudes[old].expand(self.program.batch, *shape), old)
 
@@ -222,7 +215,7 @@ class _LocalProgram:
             inside = self.unfold(self.box.lower.new_ones(1, *self.program.graph.nodes[node].shape), node)
             inside = inside.repeat(self.program.batch, 1, 1, 1, 1)
             zero = torch.zeros_like(inside)
-            self.lines[new] = Lines(inside, zero, inside, zero)
+            self.lines[new] = Lines((inside,), zero, (inside,), zero)
             self.magnitudes[new] = self.magnitudes[self.new[node]]
         have, own = self.windows[node], self.windows[reader]
         if isinstance(operation, Convolution):

@@ -180,7 +180,7 @@ class SparseProgram:
                 rest = row.masked_fill(program.free(number)[:, None], 0.0)
                 offset = lines.lower_offset.masked_fill(program.free(number), 0.0)
                 constant = constant + rest[0].flatten(1) @ offset.flatten()
-                parts = ((rest * lines.lower_slope[:, None])[0],)
+                parts = tuple((rest * slope[:, None])[0] for slope in lines.lower_slopes)
             for source, part in zip(node.inputs, parts, strict=True):
                 pending[source] = pending[source] + part[None] if source in pending else part[None]
         if not bool(torch.isfinite(constant).all()):

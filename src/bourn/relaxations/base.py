@@ -7,17 +7,24 @@ names of the ONNX operators it stands for.  Adding one means adding one file to 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from bourn.interval import Interval
 
 Shape = tuple[int, ...]
+Tensors = tuple[Tensor, ...]
+"""One an input, or one a parameter."""
+Intervals = tuple[Interval, ...]
+"""One an input."""
+Hints = tuple[Tensor | None, Tensor | None]
+NO_HINTS: Hints = (None, None)
 
 
 class LineRule(Enum):
@@ -31,39 +38,104 @@ class LineRule(Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lines:
-    """lower_slope * z + lower_offset <= sigma(z) <= upper_slope * z + upper_offset on the whole interval.
+    """sum of lower_slopes[i] * z_i + lower_offset <= sigma(z) <= sum of upper_slopes[i] * z_i + upper_offset on the intervals.
 
-    Tensors (B, *shape).  The inequalities hold in exact arithmetic for these float64 coefficients.
-    ``parallel`` says that both slopes are the same tensor, so that rows of both sides are too.
+    One slope an input; for one input these are lines, for several planes.  Tensors (B, *shape).  The inequalities hold in
+    exact arithmetic for these float64 coefficients.  ``parallel`` says that both sides' slopes are the same tensors, so that
+    rows of both sides are too.
     """
 
-    lower_slope: Tensor
+    lower_slopes: Tensors
     lower_offset: Tensor
-    upper_slope: Tensor
+    upper_slopes: Tensors
     upper_offset: Tensor
 
     @property
     def parallel(self) -> bool:
-        return self.lower_slope is self.upper_slope
+        return all(a is b for a, b in zip(self.lower_slopes, self.upper_slopes, strict=True))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Lines:
+        """Lines with every tensor passed through ``change``; parallel lines stay parallel."""
+        lower = tuple(change(s) for s in self.lower_slopes)
+        upper = lower if self.parallel else tuple(change(s) for s in self.upper_slopes)
+        return Lines(lower, change(self.lower_offset), upper, change(self.upper_offset))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Envelope:
-    """One side of the hull, as dual ascent sees it: tensors (B, *shape).
+class Side(ABC):
+    """One side of the hull on given intervals, as ascent and cuts see it: a family of lines that touch it.
 
-    A slope between ``least`` and ``greatest`` touches the function at one of ``points``, where it has ``values``.
+    A line is chosen by parameters, tensors (B, *shape) or (B, M, *shape) between ``least`` and ``greatest`` (B, *shape); any
+    value between them gives a line that is valid up to rounding.  Nothing here is rounded outward: what is stated from a
+    line's slopes is computed anew (:meth:`Nonlinearity.support`).
     """
 
-    least: Tensor
-    greatest: Tensor
-    points: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    least: Tensors
+    greatest: Tensors
+    start: Tensors
+    """Parameters of the line to start from."""
+
+    @abstractmethod
+    def line(self, parameters: Tensors) -> tuple[Tensors, Tensor]:
+        """The line's slopes, one an input, and its offset."""
+
+    @abstractmethod
+    def pull(self, parameters: Tensors, z: Tensors) -> Tensors:
+        """For every parameter a direction in which the line's value at the point z grows: its derivative, or one that has its
+        sign."""
+
+    def hint(self, parameters: Tensors) -> Tensor | None:
+        """Where the line touches the function, for :meth:`Nonlinearity.support`; None where that needs no hint."""
+        return None
+
+    @abstractmethod
+    def at(self, z: Tensors) -> Tensors:
+        """The parameters of the line that is best at the point z: the one that touches the hull there."""
+
+    def fixed(self, where: Tensor, slopes: Tensors, offset: Tensor) -> Side:
+        """The same side with given lines in some entries, whatever the parameters there."""
+        return Fixed(self, where, slopes, offset)
+
+    def unsqueezed(self) -> Self:
+        """The same side with an axis for rows, (B, 1, *shape)."""
+        return self.mapped(lambda t: t[:, None])
+
+    @abstractmethod
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same side with every tensor passed through ``change``."""
+
+
+class Fixed(Side):
+    """A side with given lines in some entries."""
+
+    def __init__(self, side: Side, where: Tensor, slopes: Tensors, offset: Tensor) -> None:
+        self.side, self.where, self.slopes, self.offset = side, where, slopes, offset
+        self.start = side.start
+        self.least = side.least
+        self.greatest = tuple(torch.where(where, a, b) for a, b in zip(side.least, side.greatest, strict=True))
+
+    def line(self, parameters: Tensors) -> tuple[Tensors, Tensor]:
+        slopes, offset = self.side.line(parameters)
+        own = tuple(torch.where(self.where, given, s) for given, s in zip(self.slopes, slopes, strict=True))
+        return own, torch.where(self.where, self.offset, offset)
+
+    def pull(self, parameters: Tensors, z: Tensors) -> Tensors:
+        return tuple(p.masked_fill(self.where, 0.0) for p in self.side.pull(parameters, z))
+
+    def at(self, z: Tensors) -> Tensors:
+        return self.side.at(z)
+
+    def hint(self, parameters: Tensors) -> Tensor | None:
+        return self.side.hint(parameters)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Fixed:
+        return Fixed(self.side.mapped(change), change(self.where), tuple(map(change, self.slopes)), change(self.offset))
 
 
 class Nonlinearity(ABC):
     """Base of all nonlinearities.  Subclasses are frozen dataclasses; defining one registers it.
 
-    ``onnx_names``: the ONNX operators that it stands for.
+    ``onnx_names``: the ONNX operators that it stands for.  Arguments ``z`` are one :class:`Interval` or tensor an input, all
+    of the output's shape.
     """
 
     onnx_names: ClassVar[tuple[str, ...]] = ()
@@ -88,9 +160,11 @@ class Nonlinearity(ABC):
     def examples(cls) -> Sequence[Self]:
         """A few instances, edge cases among them, for the contract tests."""
 
-    @abstractmethod
     def shape(self, *shapes: Shape) -> Shape:
-        """The output's shape for inputs of these shapes."""
+        """The output's shape for inputs of these shapes; raises ValueError where they do not fit."""
+        if len(set(shapes)) != 1:
+            raise ValueError(f"its inputs have shapes {', '.join(map(str, shapes))}")
+        return shapes[0]
 
     @abstractmethod
     def evaluate(self, *z: Tensor) -> Tensor:
@@ -98,7 +172,32 @@ class Nonlinearity(ABC):
 
     @abstractmethod
     def range(self, *z: Interval) -> Interval:
-        """Bounds of the function on the interval, sound in exact arithmetic."""
+        """Bounds of the function on the intervals, sound in exact arithmetic."""
+
+    @abstractmethod
+    def stable(self, *z: Interval) -> Tensor:
+        """Where the function is affine on the whole of its intervals (bool); its lines are then exact."""
+
+    @abstractmethod
+    def lines(self, rule: LineRule, *z: Interval) -> Lines:
+        """One lower and one upper line by ``rule``, valid in exact arithmetic."""
+
+    @abstractmethod
+    def sides(self, *z: Interval) -> tuple[Side, Side]:
+        """The hull's lower and upper side."""
+
+    @abstractmethod
+    def support(self, z: Intervals, row: Tensor, mu: Tensors, hints: Hints = NO_HINTS) -> tuple[Tensor, Tensor]:
+        """min over the hull of row * x - sum of mu_i * z_i, (B, M, *shape) like ``row`` and ``mu``, and a bound of its rounding
+        error.
+
+        This is a nonlinear node's term of the Lagrangian, for any multipliers mu.  -inf where an end that matters is
+        infinite.  ``hints``: points of the first input at which the minimum is suspected, for positive and for negative rows.
+        """
+
+    @abstractmethod
+    def attained(self, z: Intervals, row: Tensor, mu: Tensors) -> tuple[Tensors, Tensor]:
+        """A point (z, x) of the hull at which the support function is attained, up to rounding."""
 
 
 class ElementWise(Nonlinearity):
@@ -108,10 +207,6 @@ class ElementWise(Nonlinearity):
         return shapes[0]
 
     @abstractmethod
-    def stable(self, z: Interval) -> Tensor:
-        """Where the function is affine on the whole interval (bool); its lines are then exact."""
-
-    @abstractmethod
     def slopes(self, z: Interval, rule: LineRule) -> tuple[Tensor, Tensor]:
         """The rule's slopes (lower, upper); the same tensor twice for :attr:`LineRule.PARALLEL`."""
 
@@ -119,28 +214,15 @@ class ElementWise(Nonlinearity):
     def offsets(self, z: Interval, lower_slope: Tensor, upper_slope: Tensor) -> tuple[Tensor, Tensor]:
         """The best offsets for any slopes: min and max of sigma(z) - slope z on the interval, rounded outward."""
 
-    @abstractmethod
-    def envelope(self, z: Interval, below: bool) -> Envelope:
-        """The lower (or upper) envelope: the slopes of its ends and the points between which they turn; not rounded outward."""
-
-    @abstractmethod
-    def support(self, z: Interval, row: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
-        """min over the hull of row * x - mu * z, (B, M, *shape) like ``row`` and ``mu``, and a bound of its rounding error.
-
-        This is a nonlinear node's term of the Lagrangian, for any multiplier mu.  -inf where an end that matters is
-        infinite.
-        """
-
     @property
     @abstractmethod
     def split_points(self) -> tuple[float, ...]:
-        """Where the function is best split in two: its kinks, if it has any."""
+        """Where the function is best split in two: its kinks and inflections, if it has any."""
 
-    def lines(self, z: Interval, rule: LineRule) -> Lines:
-        """One lower and one upper line by ``rule``, valid in exact arithmetic."""
-        lower_slope, upper_slope = self.slopes(z, rule)
-        lower_offset, upper_offset = self.offsets(z, lower_slope, upper_slope)
-        return Lines(lower_slope, lower_offset, upper_slope, upper_offset)
+    def lines(self, rule: LineRule, *z: Interval) -> Lines:
+        lower_slope, upper_slope = self.slopes(z[0], rule)
+        lower_offset, upper_offset = self.offsets(z[0], lower_slope, upper_slope)
+        return Lines((lower_slope,), lower_offset, (upper_slope,), upper_offset)
 
 
 REGISTRY: dict[str, type[Nonlinearity]] = {}

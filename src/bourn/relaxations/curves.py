@@ -3,14 +3,73 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
 from bourn.interval import Interval
-from bourn.relaxations.base import ElementWise, Envelope, LineRule
+from bourn.relaxations.base import NO_HINTS, ElementWise, Hints, Intervals, LineRule, Side, Tensors
 from bourn.rounding import UNIT, down, up
+
+
+class Slopes(Side):
+    """One side of a piecewise linear function's hull: its lines by their slope.
+
+    A slope between ``least`` and ``greatest`` touches the function at one of ``points``, where it has ``values``.
+    """
+
+    def __init__(self, least: Tensor, greatest: Tensor, start: Tensor, points: Tensors, values: Tensors, below: bool) -> None:
+        self.least, self.greatest, self.start = (least,), (greatest,), (start,)
+        self.points, self.values, self.below = points, values, below
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Slopes:
+        least, greatest, start = (change(t[0]) for t in (self.least, self.greatest, self.start))
+        points, values = (tuple(change(t) for t in ts) for ts in (self.points, self.values))
+        return Slopes(least, greatest, start, points, values, self.below)
+
+    def fixed(self, where: Tensor, slopes: Tensors, offset: Tensor) -> Slopes:
+        # A line of one slope that touches at 0 at the height of its offset.
+        least, greatest, start = (torch.where(where, slopes[0], t[0]) for t in (self.least, self.greatest, self.start))
+        points = tuple(p.masked_fill(where, 0.0) for p in self.points)
+        values = tuple(torch.where(where, offset, v) for v in self.values)
+        return Slopes(least, greatest, start, points, values, self.below)
+
+    def touch(self, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the line of this slope touches, and its offset there."""
+        point, offset = self.points[0], self.values[0] - slope * self.points[0]
+        for other, value in zip(self.points[1:], self.values[1:], strict=True):
+            candidate = value - slope * other
+            # An edge's slope touches at both its ends: which of them is not left to rounding.
+            least = 1e-12 * (value.abs() + (slope * other).abs())
+            better = candidate < offset - least if self.below else candidate > offset + least
+            point, offset = torch.where(better, other, point), torch.where(better, candidate, offset)
+        return point, offset
+
+    def line(self, parameters: Tensors) -> tuple[Tensors, Tensor]:
+        return parameters, self.touch(parameters[0])[1]
+
+    def pull(self, parameters: Tensors, z: Tensors) -> Tensors:
+        return (z[0] - self.touch(parameters[0])[0],)
+
+    def at(self, z: Tensors) -> Tensors:
+        # Of all slopes the one whose line is furthest out at z: right of every touching point the greatest, and so on.
+        best, height = self.least[0].expand_as(z[0]), None
+        for slope in (self.least[0], self.greatest[0], *self._edges()):
+            value = slope * z[0] + self.touch(slope)[1]
+            if height is None:
+                best, height = slope.expand_as(z[0]), value
+                continue
+            better = value > height if self.below else value < height
+            best, height = torch.where(better, slope, best), torch.where(better, value, height)
+        return (best,)
+
+    def _edges(self) -> list[Tensor]:
+        """Slopes between touching points, those beyond the side's own left out by the limits."""
+        pairs = combinations(range(len(self.points)), 2)
+        slopes = [(self.values[j] - self.values[i]) / (self.points[j] - self.points[i]) for i, j in pairs]
+        return [s.nan_to_num(0.0, 0.0, 0.0).clamp(self.least[0], self.greatest[0]) for s in slopes]
 
 
 class PiecewiseLinear(ElementWise):
@@ -66,11 +125,12 @@ class PiecewiseLinear(ElementWise):
         low, high = self.offsets(z[0], zero, zero)
         return Interval(low, high)
 
-    def stable(self, z: Interval) -> Tensor:
-        inside = torch.zeros_like(z.lower, dtype=torch.bool)
+    def stable(self, *z: Interval) -> Tensor:
+        lower, upper = z[0].lower, z[0].upper
+        inside = torch.zeros_like(lower, dtype=torch.bool)
         for knot, (left, right) in zip(self.knots, zip(self.pieces, self.pieces[1:], strict=False), strict=True):
             if left != right:
-                inside |= (z.lower < knot) & (z.upper > knot)
+                inside |= (lower < knot) & (upper > knot)
         return ~inside
 
     def offsets(self, z: Interval, lower_slope: Tensor, upper_slope: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +171,10 @@ class PiecewiseLinear(ElementWise):
         points = self._vertices(z)
         return points, [self._value(p) for p in points]
 
-    def envelope(self, z: Interval, below: bool) -> Envelope:
+    def sides(self, *z: Interval) -> tuple[Side, Side]:
+        return self._side(z[0], True), self._side(z[0], False)
+
+    def _side(self, z: Interval, below: bool) -> Slopes:
         points, values = self.vertices(z)
         first = torch.full_like(z.lower, math.inf if below else -math.inf)
         last = -first
@@ -129,22 +192,34 @@ class PiecewiseLinear(ElementWise):
             turns = least < greatest
             points = [torch.where(turns, points[1], z.lower)]
             values = [torch.where(turns, values[1], values[0])]
-        return Envelope(least, greatest, tuple(points), tuple(values))
+        chord = ((self._value(z.upper) - self._value(z.lower)) / (z.upper - z.lower)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        start = torch.minimum(torch.maximum(chord, least), greatest)
+        return Slopes(least, greatest, start, tuple(points), tuple(values), below)
 
-    def support(self, z: Interval, row: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+    def support(self, z: Intervals, row: Tensor, mu: Tensors, hints: Hints = NO_HINTS) -> tuple[Tensor, Tensor]:
         best = torch.full_like(row, math.inf)
         error = torch.zeros_like(row)
-        for vertex in self._vertices(z):
+        for vertex in self._vertices(z[0]):
             slope, offset = (t[:, None] for t in self._piece(vertex))
             point = vertex[:, None]
             through = row * slope
-            coefficient, constant = through - mu, row * offset
+            coefficient, constant = through - mu[0], row * offset
             term = (coefficient * point).masked_fill(coefficient == 0, 0.0) + constant
             best = torch.minimum(best, term)
             # Five roundings, and underflow; where an end is infinite so is the error, and the caller's bound.
-            size = ((through.abs() + mu.abs()) * point.abs()).nan_to_num(nan=math.inf) + constant.abs()
+            size = ((through.abs() + mu[0].abs()) * point.abs()).nan_to_num(nan=math.inf) + constant.abs()
             error = torch.maximum(error, 8 * UNIT * size + 4 * math.ulp(0.0) * (1 + point.abs()))
         return best.nan_to_num(nan=-math.inf, posinf=-math.inf, neginf=-math.inf), error
+
+    def attained(self, z: Intervals, row: Tensor, mu: Tensors) -> tuple[Tensors, Tensor]:
+        point, height = torch.zeros_like(row), torch.zeros_like(row)
+        least = torch.full_like(row, math.inf)
+        for vertex, value in zip(*self.vertices(z[0]), strict=True):
+            term = row * value[:, None] - mu[0] * vertex[:, None]
+            better = term < least
+            least = torch.where(better, term, least)
+            point, height = torch.where(better, vertex[:, None], point), torch.where(better, value[:, None], height)
+        return (point,), height
 
     def _value(self, z: Tensor) -> Tensor:
         slope, offset = self._piece(z)

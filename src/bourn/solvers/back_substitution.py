@@ -21,7 +21,7 @@ from bourn.problem.problem import Objectives
 from bourn.program.linear_bounds import RowBounds, back_substitute
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.program.restrict import after_node, receptive_fields, take_problems
-from bourn.relaxations.base import LineRule
+from bourn.relaxations.base import LineRule, Nonlinearity
 from bourn.relaxations.curves import PiecewiseLinear
 from bourn.rounding import UNIT
 from bourn.solvers.base import Prepared, Solution, Solver, Status, identity_rows, output_rows, settle
@@ -80,7 +80,8 @@ class BackSubstitution(Solver):
             if local_size is not None:
                 low, high = (t.reshape(part.batch, positions, channels).mT for t in (low, high))
             parts.append((low.reshape(part.batch, *shape), high.reshape(part.batch, *shape)))
-        return Interval(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+        found = Interval(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+        return within_range(program, node, found)
 
     def _chunks(self, program: RelaxedProgram, numbers: int) -> Iterator[RelaxedProgram]:
         """The program in parts of as many problems as fit, for ``numbers`` row entries a problem."""
@@ -104,15 +105,26 @@ class BackSubstitution(Solver):
         Rows that the last layer's bounds alone decide need not go back to the input.
         """
         graph = program.graph
-        readers = [graph.nodes[v].operation for v in graph.consumers[node] if v in graph.nonlinear]
+        readers = [graph.nodes[v].operation for v in graph.readers(node)]
         before = max((z for z in graph.ancestors(node)[:-1] if z in program.bounds), default=None)
         short = None if before is None or _local_size(program, node) is not None else after_node(program, before, node)
-        if short is None or not all(isinstance(r, PiecewiseLinear) for r in readers):
+        if short is None or not all(isinstance(r, PiecewiseLinear) for r in readers) or graph.moved[node]:
             return self.entries(program, node, deadline)
         loose = self.entries(short, short.graph.output, deadline)
-        return refine(
-            program, node, loose, unstable(graph, node, loose), bound_both, row_bytes=self.chunk_bytes, deadline=deadline
-        )
+        open_ = unstable(graph, node, loose)
+        found = refine(program, node, loose, open_, bound_both, row_bytes=self.chunk_bytes, deadline=deadline)
+        return within_range(program, node, found)
+
+
+def within_range(program: RelaxedProgram, node: int, found: Interval) -> Interval:
+    """Bounds of a node within what its hull says, where it is not its lines: a ReLU's values are at least 0."""
+    operation = program.graph.nodes[node].operation
+    if not isinstance(operation, Nonlinearity):
+        return found
+    z = program.inputs_of(node)
+    own = operation.range(*z)
+    says = ~operation.stable(*z) | (own.lower == own.upper)
+    return found.intersect(Interval(own.lower.where(says, -math.inf), own.upper.where(says, math.inf)))
 
 
 def coefficient_error(program: RelaxedProgram, rows: Mapping[int, Tensor], objectives: Objectives) -> Tensor | float:

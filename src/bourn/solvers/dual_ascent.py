@@ -19,7 +19,7 @@ from bourn.interval import Interval
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Objectives
-from bourn.program.lagrangian import Choice, Evaluation, Lagrangian
+from bourn.program.lagrangian import Evaluation, Lagrangian
 from bourn.program.linear_bounds import Multipliers, RowBounds, back_substitute
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.program.restrict import take_problems
@@ -140,9 +140,15 @@ class _Run:
         self.first = {key: torch.zeros_like(self._tensor(key)) for key in self.slopes}
         self.second = {key: torch.zeros_like(self._tensor(key)) for key in self.slopes}
 
-    def _moves(self, node: int, which: int) -> bool:
+    def _range(self, node: int, which: int) -> tuple[Tensor, Tensor] | None:
+        """Between what a parameter lies; None for a summand."""
         hull = self.dual.hulls[node]
-        return which == 2 or (hull.below if which == 0 else hull.above).adjustable
+        least, greatest = hull.below.least + hull.above.least, hull.below.greatest + hull.above.greatest
+        return (least[which], greatest[which]) if which < len(least) else None
+
+    def _moves(self, node: int, which: int) -> bool:
+        limits = self._range(node, which)
+        return limits is None or bool((limits[1] > limits[0]).any())
 
     def _tensor(self, key: tuple[int, int]) -> Tensor:
         return self.choices[key[0]].tensors()[key[1]]
@@ -155,7 +161,7 @@ class _Run:
             self.best_choices = self.choices
         elif bool(better.any()):
             self.best_choices = {
-                v: Choice(*(_where(better, new, old) for new, old in zip(c.tensors(), self.best_choices[v].tensors(), strict=True)))
+                v: c.replaced([_where(better, *pair) for pair in zip(c.tensors(), self.best_choices[v].tensors(), strict=True)])
                 for v, c in self.choices.items()
             }
 
@@ -167,7 +173,7 @@ class _Run:
         for node, which in self.slopes:
             gradient = gradients[node][which]
             assert gradient is not None
-            hull, key = self.dual.hulls[node], (node, which)
+            limits, key = self._range(node, which), (node, which)
             first = self.first[key].lerp_(gradient, 0.1)
             second = self.second[key].mul_(0.999).addcmul_(gradient, gradient, value=0.001)
             scale = 1 / (1 - 0.9 ** (step + 1))
@@ -176,13 +182,13 @@ class _Run:
             most = root.flatten(2).amax(2).reshape(*root.shape[:2], *(1,) * (root.dim() - 2))
             change = length * scale * first / (root + (1e-8 * most + 1e-300))
             old = moved[node][which]
-            if which == 2:
+            if limits is None:
                 size = torch.stack([row.abs().flatten(2).amax(2) for row in found.rows.values()]).amax(0)
                 moved[node][which] = old + change * size.reshape(*size.shape, *(1,) * (old.dim() - 2))
             else:
-                side = hull.below if which == 0 else hull.above
-                moved[node][which] = (old + change * (side.greatest - side.least)).clamp(side.least, side.greatest)
-        self.choices = {v: Choice(*tensors) for v, tensors in moved.items()}
+                least, greatest = limits
+                moved[node][which] = (old + change * (greatest - least)).clamp(least, greatest)
+        self.choices = {v: self.choices[v].replaced(tensors) for v, tensors in moved.items()}
 
 
 def _where(better: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from bourn.network.affine import Affine
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box, dot
 from bourn.problem.problem import Objectives
-from bourn.relaxations.base import ElementWise, LineRule, Nonlinearity
+from bourn.relaxations.base import LineRule, Nonlinearity
 from bourn.rounding import TINY, UNIT, down, gamma, up
 from bourn.solvers.base import Inner, Prepared, Solution, Solver, Status, join, output_rows, settle, take
 
@@ -99,9 +99,8 @@ class ForwardLinear(Solver):
             if isinstance(node.operation, Affine):
                 found[number] = _affine(node.operation, [found[i] for i in node.inputs], box)
             elif isinstance(node.operation, Nonlinearity):
-                assert isinstance(node.operation, ElementWise)
-                z = node.inputs[0]
-                found[number] = _nonlinear(node.operation, found[z], intervals[z], self.rule, box)
+                arguments = [(found[z], intervals[z]) for z in node.inputs]
+                found[number] = _nonlinear(node.operation, arguments, self.rule, box)
             else:
                 found[number] = _input(box)
             intervals[number] = settle(graph, number, found[number].interval(box), *known)
@@ -150,21 +149,27 @@ def _affine(operation: Affine, arguments: list[Functions], box: Box) -> Function
     return Functions(lower, center - spread, upper, center + spread, error)
 
 
-def _nonlinear(operation: ElementWise, z: Functions, bounds: Interval, rule: LineRule, box: Box) -> Functions:
-    """Each line on the end of the pre-activation that its slope's sign asks for."""
-    lines = operation.lines(bounds, rule)
+def _nonlinear(operation: Nonlinearity, arguments: list[tuple[Functions, Interval]], rule: LineRule, box: Box) -> Functions:
+    """Each line on the ends of the pre-activations that its slopes' signs ask for."""
+    lines = operation.lines(rule, *(interval for _, interval in arguments))
 
-    def put(slope: Tensor, offset: Tensor, own: bool) -> tuple[Tensor, Tensor]:
-        up_first = (slope >= 0) == own
-        matrix = torch.where(up_first[:, None], z.lower_matrix, z.upper_matrix)
-        constant = torch.where(up_first, z.lower_constant, z.upper_constant)
-        return slope[:, None] * matrix, slope * constant + offset
+    def put(slopes: tuple[Tensor, ...], constant: Tensor, own: bool) -> tuple[Tensor, Tensor]:
+        matrix = constant.new_zeros(())
+        for slope, (z, _) in zip(slopes, arguments, strict=True):
+            up_first = (slope >= 0) == own
+            matrix = matrix + slope[:, None] * torch.where(up_first[:, None], z.lower_matrix, z.upper_matrix)
+            constant = constant + slope * torch.where(up_first, z.lower_constant, z.upper_constant)
+        return matrix, constant
 
-    lower_matrix, lower_constant = put(lines.lower_slope, lines.lower_offset, True)
-    upper_matrix, upper_constant = put(lines.upper_slope, lines.upper_offset, False)
-    slope = torch.maximum(lines.lower_slope.abs(), lines.upper_slope.abs())
-    offset = torch.maximum(lines.lower_offset.abs(), lines.upper_offset.abs())
-    error = slope * z.error * (1 + 4 * UNIT) + 8 * UNIT * (slope * z.size(box) + offset) + TINY * lower_matrix.shape[1]
+    lower_matrix, lower_constant = put(lines.lower_slopes, lines.lower_offset, True)
+    upper_matrix, upper_constant = put(lines.upper_slopes, lines.upper_offset, False)
+    size = torch.maximum(lines.lower_offset.abs(), lines.upper_offset.abs())
+    error = torch.zeros_like(size)
+    for below, above, (z, _) in zip(lines.lower_slopes, lines.upper_slopes, arguments, strict=True):
+        slope = torch.maximum(below.abs(), above.abs())
+        size, error = size + slope * z.size(box), error + slope * z.error
+    terms = 4 + 4 * len(arguments)
+    error = error * (1 + terms * UNIT) + terms * UNIT * size + TINY * lower_matrix.shape[1]
     return Functions(lower_matrix, lower_constant, upper_matrix, upper_constant, error)
 
 

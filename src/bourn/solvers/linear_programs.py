@@ -107,7 +107,7 @@ class LinearPrograms:
             free = program.free(v)
             mu = constant.new_zeros(1, len(which), free[0].numel())
             mu[..., free.flatten()] = torch.from_numpy(values).to(mu.device)[which]
-            chosen[v] = Multipliers(free, mu=mu.reshape(1, len(which), *free.shape[1:]))
+            chosen[v] = Multipliers(free, mu=(mu.reshape(1, len(which), *free.shape[1:]),))
         return back_substitute(program, rows, constant, keep, chosen)
 
     def _solve(self, lp: SparseProgram, costs: Matrix, deadline: Deadline) -> tuple[dict[int, np.ndarray], np.ndarray]:

@@ -26,11 +26,12 @@ def widest(graph: Graph, node: int) -> int:
 
 def unstable(graph: Graph, node: int, bounds: Interval) -> Tensor:
     """Where a pre-activation's bounds leave one of its readers open, or all where nothing nonlinear reads it (bool)."""
-    readers = [graph.nodes[v].operation for v in graph.consumers[node] if v in graph.nonlinear]
+    readers = [graph.nodes[v] for v in graph.readers(node)]
     open_ = torch.zeros_like(bounds.lower, dtype=torch.bool)
     for reader in readers:
-        assert isinstance(reader, ElementWise)
-        open_ |= ~reader.stable(bounds)
+        if not isinstance(reader.operation, ElementWise) or reader.inputs != (node,):
+            return torch.ones_like(open_)  # it stands on other bounds too
+        open_ |= ~reader.operation.stable(bounds)
     return open_ if readers else torch.ones_like(open_)
 
 
@@ -99,6 +100,7 @@ def _refine(
             rows = torch.zeros(*piece.shape, marked.shape[1], dtype=torch.float64, device=piece.device)
             rows.scatter_(2, piece[..., None], 1.0)
             low, high = bound(part, {node: rows.reshape(*piece.shape, *shape)})
-            lower[chosen[:, None], piece] = low
-            upper[chosen[:, None], piece] = high
+            own = marked[chosen].gather(1, piece)
+            lower[chosen[:, None], piece] = torch.where(own, low, lower[chosen[:, None], piece])
+            upper[chosen[:, None], piece] = torch.where(own, high, upper[chosen[:, None], piece])
     return Interval(lower.reshape(known.shape), upper.reshape(known.shape))

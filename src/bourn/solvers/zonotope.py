@@ -20,7 +20,7 @@ from bourn.network.affine import Affine
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box, dot
 from bourn.problem.problem import Objectives
-from bourn.relaxations.base import ElementWise, LineRule, Nonlinearity
+from bourn.relaxations.base import LineRule, Nonlinearity
 from bourn.rounding import TINY, UNIT, down, gamma, up
 from bourn.solvers.base import Inner, Prepared, Solution, Solver, Status, join, output_rows, settle, take
 
@@ -96,9 +96,8 @@ def _propagate(graph: Graph, box: Box, known: tuple[Inner, Inner, Inner], deadli
         if isinstance(node.operation, Affine):
             forms[number] = _affine(node.operation, [forms[i] for i in node.inputs], box.batch)
         elif isinstance(node.operation, Nonlinearity):
-            assert isinstance(node.operation, ElementWise)
-            z = node.inputs[0]
-            forms[number] = _nonlinear(node.operation, forms[z], intervals[z], symbols)
+            arguments = [(forms[z], intervals[z]) for z in node.inputs]
+            forms[number] = _nonlinear(node.operation, arguments, symbols)
             symbols = forms[number].generators.shape[1]
         else:
             forms[number] = _input(box)
@@ -135,18 +134,23 @@ def _affine(operation: Affine, forms: list[Form], batch: int) -> Form:
     return Form(center, stacked.reshape(batch, symbols, *operation.out_shape), rest)
 
 
-def _nonlinear(operation: ElementWise, form: Form, z: Interval, symbols: int) -> Form:
-    """Both parallel lines: the slope scales the form, half the distance between them is a new symbol."""
-    lines = operation.lines(z, LineRule.PARALLEL)
-    slope, half = lines.lower_slope, (lines.upper_offset / 2 - lines.lower_offset / 2).clamp(min=0)
+def _nonlinear(operation: Nonlinearity, arguments: list[tuple[Form, Interval]], symbols: int) -> Form:
+    """Both parallel lines: the slopes scale the forms, half the distance between them is a new symbol."""
+    z = tuple(interval for _, interval in arguments)
+    lines = operation.lines(LineRule.PARALLEL, *z)
+    half = (lines.upper_offset / 2 - lines.lower_offset / 2).clamp(min=0)
     middle = lines.upper_offset / 2 + lines.lower_offset / 2
-    half = (half + 8 * UNIT * (lines.upper_offset.abs() + lines.lower_offset.abs())).masked_fill(operation.stable(z), 0.0)
-    size = slope.abs() * (form.center.abs() + form.spread() + form.rest) + middle.abs() + half
+    half = (half + 8 * UNIT * (lines.upper_offset.abs() + lines.lower_offset.abs())).masked_fill(operation.stable(*z), 0.0)
+    size = middle.abs() + half
+    center, rest, old = middle, torch.zeros_like(middle), middle.new_zeros(len(middle), symbols, *middle.shape[1:])
+    for slope, (form, _) in zip(lines.lower_slopes, arguments, strict=True):
+        size = size + slope.abs() * (form.center.abs() + form.spread() + form.rest)
+        center = center + slope * form.center
+        old = old + slope[:, None] * form.padded(symbols)
+        rest = rest + slope.abs() * form.rest
     stable_error = (lines.upper_offset / 2 - lines.lower_offset / 2).clamp(min=0).masked_fill(half > 0, 0.0)
-    center = slope * form.center + middle
-    old = slope[:, None] * form.padded(symbols)
     fresh = _own_symbols(half)
-    rest = slope.abs() * form.rest + 8 * UNIT * size + stable_error + TINY
+    rest = rest * (1 + 8 * UNIT) + (4 + 4 * len(arguments)) * UNIT * size + stable_error + TINY
     return Form(center, torch.cat([old, fresh], dim=1), rest)
 
 

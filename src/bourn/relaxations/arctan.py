@@ -1,0 +1,35 @@
+"""Arctan: the inverse of the tangent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from torch import Tensor
+
+from bourn.relaxations.smooth import Smooth
+
+
+@dataclass(frozen=True)
+class Arctan(Smooth):
+    """arctan z: convex below 0, concave above."""
+
+    onnx_names = ("Atan",)
+    breaks = (0.0,)
+    curvature = (1, -1)
+
+    @classmethod
+    def from_onnx(cls, op_type: str, attributes: Mapping[str, Any], constants: Sequence[np.ndarray | None]) -> Self:
+        return cls()
+
+    @classmethod
+    def examples(cls) -> Sequence[Self]:
+        return (cls(),)
+
+    def evaluate(self, *z: Tensor) -> Tensor:
+        return z[0].atan()
+
+    def derivative(self, z: Tensor, from_left: bool = False) -> Tensor:
+        return 1 / (1 + z * z)

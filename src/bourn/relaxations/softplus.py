@@ -1,0 +1,38 @@
+"""Softplus: log(1 + exp(z))."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bourn.relaxations.smooth import Smooth
+
+
+@dataclass(frozen=True)
+class Softplus(Smooth):
+    """log(1 + exp z), convex."""
+
+    onnx_names = ("Softplus",)
+    curvature = (1,)
+    values = (0.0, math.inf)
+    domain = (-1e300, 1e300)
+
+    @classmethod
+    def from_onnx(cls, op_type: str, attributes: Mapping[str, Any], constants: Sequence[np.ndarray | None]) -> Self:
+        return cls()
+
+    @classmethod
+    def examples(cls) -> Sequence[Self]:
+        return (cls(),)
+
+    def evaluate(self, *z: Tensor) -> Tensor:
+        return torch.logaddexp(z[0], torch.zeros_like(z[0]))
+
+    def derivative(self, z: Tensor, from_left: bool = False) -> Tensor:
+        return z.sigmoid()
