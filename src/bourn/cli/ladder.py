@@ -108,7 +108,7 @@ def _questions(model: Model, prop: str | None, balls: tuple[Ball, ...], label: i
     if label is None:
         click.echo(f"label: {kept}, the network's prediction", err=True)
     return [
-        Asked(f"image {ball.index} keeps class {kept} within {ball.radius:g}", ball.robustness(model, kept), ball.radius)
+        Asked(f"image {ball.index} keeps class {kept} within {ball.extent}", ball.robustness(model, kept), ball.radius)
         for ball in balls
     ]
 

@@ -1,7 +1,8 @@
 """The relaxed program of one problem as arrays for an LP, with maps back to multipliers.
 
 Stable entries are substituted out.  What is left are columns, all of them at least 0: the input's entries (from their lower
-ends) and, for every free entry of a nonlinear node, one column for every vertex of its hull but one, the base.  With base
+ends; of an l1 ball how far they go up and down from its center, whose sum a row limits; of an l2 ball the enclosing box, from
+which the solver cuts) and, for every free entry of a nonlinear node, one column for every vertex of its hull but one, the base.  With base
 b and the other vertices v_k, z = b + sum of +-y_k, 0 <= y_k <= |v_k - b|, sum of y_k / |v_k - b| <= 1, and x is linear in
 y.  For a ReLU these are z - t = pre-activation, 0 <= z <= u, 0 <= t <= -l, z / u - t / l <= 1.
 """
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from bourn.network.affine import Affine
 from bourn.network.graph import Input
+from bourn.problem.balls import Ball
 from bourn.program.relaxed import RelaxedProgram
 from bourn.relaxations.curves import PiecewiseLinear
 
@@ -68,21 +70,62 @@ class Entries:
         return slice(self.first_column, self.first_column + len(self.owners))
 
 
+@dataclass(frozen=True, eq=False)
+class Sphere:
+    """An l2 ball in terms of the input's columns: its radius, where the columns at 0 are from the center, and how near others come.
+
+    ``nearest`` are the least distances that the box leaves every column.
+    """
+
+    radius: float
+    offset: np.ndarray
+    nearest: np.ndarray
+    fixed: float
+
+    @classmethod
+    def of(cls, ball: Ball, moved: np.ndarray) -> Sphere:
+        """For columns that are the flat entries ``moved``, from their lower ends; the others have one point."""
+        center, near = ball.center.flatten().cpu().numpy(), ball.middle.flatten().cpu().numpy()
+        distance = np.abs(near - center)
+        rest = float(np.square(np.delete(distance, moved)).sum())
+        return cls(ball.radius, ball.lower.flatten().cpu().numpy()[moved] - center[moved], distance[moved], rest)
+
+    def tangent(self, columns: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float] | None:
+        """The half-space normal . y <= limit that touches the ball nearest to these values of some columns; None inside it.
+
+        Columns that are left out are as near to the center as they can be.
+        """
+        others = float(np.square(np.delete(self.nearest, columns)).sum())
+        radius = max(self.radius**2 - self.fixed - others, 0.0) ** 0.5
+        offset = self.offset[columns]
+        size = float(np.linalg.norm(offset + values))
+        if size <= radius + 1e-9 * self.radius:
+            return None
+        normal = (offset + values) / size
+        return normal, radius - float(normal @ offset)
+
+
 class SparseProgram:
     """The LP of a relaxed program (a batch of one), grown as its pre-activation bounds become known.
 
-    Raises ValueError where the input box or a node that matters is not bounded.
+    Raises ValueError where the input set or a node that matters is not bounded.
     """
 
     def __init__(self, program: RelaxedProgram) -> None:
         lower, upper = (t.flatten().cpu().numpy() for t in (program.box.lower, program.box.upper))
         if not (np.abs(lower) < _HUGE).all() or not (np.abs(upper) < _HUGE).all():
-            raise ValueError("the input box is not bounded")
+            raise ValueError("the input set is not bounded")
         self.program = program
-        self._free_inputs = np.flatnonzero(upper > lower)
-        self._lower = lower
-        self.widths = [upper[self._free_inputs] - lower[self._free_inputs]]
-        self.count = len(self._free_inputs)
+        ball = program.box if isinstance(program.box, Ball) else None
+        center = lower if ball is None else ball.center.flatten().cpu().numpy()
+        base = np.clip(center, lower, upper) if ball is not None and ball.norm == 1 else lower
+        above, below = np.flatnonzero(upper > base), np.flatnonzero(lower < base)
+        self._base = torch.from_numpy(base).to(program.box.lower.device)
+        self._moved, self._signs = np.concatenate([above, below]), np.repeat([1.0, -1.0], [len(above), len(below)])
+        self.widths = [np.concatenate([upper[above] - base[above], base[below] - lower[below]])]
+        self.inputs = self.count = len(self._moved)
+        self.budget = None if ball is None or ball.norm != 1 else ball.radius - float(np.abs(base - center).sum())
+        self.sphere = None if ball is None or ball.norm != 2 else Sphere.of(ball, above)
         self.entries: list[Entries] = []
         self._by_node: dict[int, Entries] = {}
 
@@ -165,8 +208,8 @@ class SparseProgram:
                 continue
             node, operation, flat = nodes[number], nodes[number].operation, row[0].flatten(1)
             if isinstance(operation, Input):
-                constant = constant + flat @ program.box.lower.flatten()
-                pieces.append((0, Matrix(flat.cpu().numpy()[:, self._free_inputs])))
+                constant = constant + flat @ self._base
+                pieces.append((0, Matrix(flat.cpu().numpy()[:, self._moved] * self._signs)))
                 continue
             if isinstance(operation, Affine):
                 if operation.bias is not None:

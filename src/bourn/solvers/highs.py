@@ -15,7 +15,10 @@ import numpy as np
 from scipy import sparse
 
 from bourn.deadline import Deadline
-from bourn.program.sparse import Matrix, SparseProgram
+from bourn.program.sparse import Matrix, SparseProgram, Sphere
+
+_MOST_CUTS = 30
+"""Tangents that one objective may add."""
 
 # The binding itself: the class around it writes a banner to stdout when the first one is made, and runs in a thread.
 _Highs: Any = getattr(highspy, "_Highs", highspy.Highs)
@@ -43,6 +46,9 @@ class Model:
             share = Matrix((1 / e.widths, (e.owners, np.arange(len(e.owners)) + e.first_column)), shape=(len(e.numbers), lp.count))
             several = np.bincount(e.owners, minlength=len(e.numbers)) > 1
             most.append(share[mask & several])
+        if lp.budget is not None and lp.budget > 0 and lp.inputs:
+            share = Matrix((np.full(lp.inputs, 1 / lp.budget), (np.zeros(lp.inputs, dtype=int), np.arange(lp.inputs))), shape=(1, lp.count))
+            most.append(share)
         self._equalities = sum(len(r) for r in right)
         self._pass(sparse.vstack([*equal, *most], format="csr")[:, self._columns], np.concatenate(right), widths[self._columns])
 
@@ -68,14 +74,33 @@ class Model:
         self._all = np.arange(len(widths), dtype=np.int32)
 
     def minimise(self, cost: Matrix, deadline: Deadline) -> bool:
-        """Solve for one objective (1, columns); whether the optimum was reached."""
+        """Solve for one objective (1, columns); whether the optimum was reached.
+
+        An l2 ball is cut along its tangents at the LP's points, which later objectives profit from too.
+        """
         own = np.zeros(len(self._all))
         own[self._renumber[cost.indices]] = cost.data
         if math.isfinite(deadline.left):
             self._highs.setOptionValue("time_limit", self._highs.getRunTime() + max(0.01, deadline.left))
         self._highs.changeColsCost(len(own), self._all, own)
+        for _ in range(_MOST_CUTS):
+            self._highs.run()
+            if self._highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+                return False
+            if self._lp.sphere is None or not self._cut(self._lp.sphere):
+                return True
         self._highs.run()
-        return bool(self._highs.getModelStatus() == highspy.HighsModelStatus.kOptimal)
+        return False
+
+    def _cut(self, sphere: Sphere) -> bool:
+        """Add the tangent nearest to the LP's point; False where that lies in the ball."""
+        inputs = self._columns[self._columns < self._lp.inputs]
+        cut = sphere.tangent(inputs, np.array(self._highs.getSolution().col_value)[: len(inputs)])
+        if cut is None:
+            return False
+        normal, limit = cut
+        self._highs.addRow(-highspy.kHighsInf, limit, len(inputs), np.arange(len(inputs), dtype=np.int32), normal)
+        return True
 
     def greatest(self, rows: Matrix, constant: np.ndarray, deadline: Deadline) -> np.ndarray | None:
         """Weights with sum 1, the duals of minimising the greatest of these rows; None where there is no optimum."""
