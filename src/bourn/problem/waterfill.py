@@ -84,25 +84,21 @@ def _by_cost(cost: Tensor, low: Tensor, high: Tensor, radius: float) -> tuple[Te
 
 def shrink_to_norm(direction: Tensor, low: Tensor, high: Tensor, radius: float) -> Tensor:
     """The moves nearest to ``direction`` with ||d||_1 <= radius: all shortened by one length, then held within the ends."""
+    still = torch.zeros_like(low).clamp(low, high)
+    least = still.abs()
+    most = torch.maximum(torch.where(direction > 0, high, -low), least)
     size = direction.abs()
-
-    def moves(shorter: Tensor) -> Tensor:
-        kept = direction.sign() * (size - shorter).clamp(min=0)
-        return torch.minimum(torch.maximum(kept, low), high)
-
-    at_once = moves(torch.zeros_like(size[..., :1]))
     largest = size.amax(2, keepdim=True)
-    below, above = torch.zeros_like(largest), largest
-    shorter = below
+    shorter, below, above = torch.zeros_like(largest), torch.zeros_like(largest), largest
     for _ in range(_STEPS):
-        now = moves(shorter)
-        total = now.abs().sum(2, keepdim=True)
-        free = ((now != low) & (now != high) & (now != 0)).sum(2, keepdim=True)
-        newton = shorter + (total - radius) / free
+        left = size - shorter
+        total = torch.minimum(torch.maximum(left, least), most).sum(2, keepdim=True)
+        newton = shorter + (total - radius) / ((left > least) & (left < most)).sum(2, keepdim=True)
         above, below = torch.where(total <= radius, shorter, above), torch.where(total > radius, shorter, below)
-        if bool((((above - below) <= _CLOSE * largest) | ((total - radius).abs() <= _CLOSE * radius)).all()):
+        done = ((above - below) <= _CLOSE * largest) | ((total - radius).abs() <= _CLOSE * radius)
+        if bool(done.all()):
             break
-        halved = (below + above) / 2
-        shorter = torch.where((newton > below) & (newton < above), newton, halved)
-    inside = at_once.abs().sum(2, keepdim=True) <= radius
-    return torch.where(inside, at_once, moves(shorter))
+        moved = torch.where((newton > below) & (newton < above), newton, (below + above) / 2)
+        shorter = torch.where(done, shorter, moved)
+    kept = direction.sign() * (size - shorter).clamp(min=0)
+    return torch.minimum(torch.maximum(kept, low), high)

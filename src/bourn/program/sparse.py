@@ -1,10 +1,12 @@
 """The relaxed program of one problem as arrays for an LP, with maps back to multipliers.
 
 Stable entries are substituted out.  What is left are columns, all of them at least 0: the input's entries (from their lower
-ends; of an l1 ball how far they go up and down from its center, whose sum a row limits; of an l2 ball the enclosing box, from
-which the solver cuts) and, for every free entry of a nonlinear node, one column for every vertex of its hull but one, the base.  With base
+ends) and, for every free entry of a nonlinear node, one column for every vertex of its hull but one, the base.  With base
 b and the other vertices v_k, z = b + sum of +-y_k, 0 <= y_k <= |v_k - b|, sum of y_k / |v_k - b| <= 1, and x is linear in
 y.  For a ReLU these are z - t = pre-activation, 0 <= z <= u, 0 <= t <= -l, z / u - t / l <= 1.
+
+Of an l1 ball the input's columns are how far its entries go up and down from the center, and a row limits their sum.  An l2
+ball is no polyhedron: the program has its enclosing box, from which the solver cuts.
 """
 
 from __future__ import annotations
@@ -72,9 +74,9 @@ class Entries:
 
 @dataclass(frozen=True, eq=False)
 class Sphere:
-    """An l2 ball in terms of the input's columns: its radius, where the columns at 0 are from the center, and how near others come.
+    """An l2 ball in terms of the input's columns, which are at ``offset`` from its center where they are 0.
 
-    ``nearest`` are the least distances that the box leaves every column.
+    ``nearest``: how near to the center the box lets each column come; ``fixed``: the squared distance of entries without column.
     """
 
     radius: float

@@ -47,8 +47,9 @@ class Model:
             several = np.bincount(e.owners, minlength=len(e.numbers)) > 1
             most.append(share[mask & several])
         if lp.budget is not None and lp.budget > 0 and lp.inputs:
-            share = Matrix((np.full(lp.inputs, 1 / lp.budget), (np.zeros(lp.inputs, dtype=int), np.arange(lp.inputs))), shape=(1, lp.count))
-            most.append(share)
+            share = np.zeros((1, lp.count))
+            share[0, : lp.inputs] = 1 / lp.budget
+            most.append(Matrix(share))
         self._equalities = sum(len(r) for r in right)
         self._pass(sparse.vstack([*equal, *most], format="csr")[:, self._columns], np.concatenate(right), widths[self._columns])
 
