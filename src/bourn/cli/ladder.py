@@ -134,6 +134,8 @@ def table(title: str, ladder: Ladder) -> list[str]:
         marks = []
         if rung.value == ladder.barrier and rung.method.name == "lp-all":
             marks.append("the barrier")
+        if rung.method.name == "lp-all" and rung.finished and not rung.optimal:
+            marks.append("short of the barrier")
         if rung.value > 0:
             marks.append("proved")
         own = f"{rung.method.name:{width}}  {value}  {rung.seconds:7.3f} s  {rung.lps or '':>6}  {scale.bar(rung.value)}"

@@ -199,8 +199,9 @@ class Ball(InputSet):
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The gradient itself, as long as the ball is wide (in the l1 norm the steepest step would move one entry only)."""
-        length = gradient.flatten(1).norm(dim=1).clamp(min=1e-300).reshape(-1, *(1,) * (gradient.dim() - 1))
-        return 2 * self.radius * gradient / length
+        length = gradient.flatten(1).norm(dim=1).clamp(min=1e-300)
+        across: Tensor = 2 * self.radius * gradient / length.reshape(-1, *(1,) * (gradient.dim() - 1))
+        return across
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Ball:
         """As :meth:`InputSet.map`; where entries are left out, the ball's projection, or more if the center is not in ``sides``."""

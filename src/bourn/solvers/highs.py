@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from bourn.deadline import Deadline
-from bourn.program.sparse import Matrix, SparseProgram, Sphere
+from bourn.program.sparse import Matrix, SparseProgram
 
 _MOST_CUTS = 30
 """Tangents that one objective may add."""
@@ -77,31 +77,29 @@ class Model:
     def minimise(self, cost: Matrix, deadline: Deadline) -> bool:
         """Solve for one objective (1, columns); whether the optimum was reached.
 
-        An l2 ball is cut along its tangents at the LP's points, which later objectives profit from too.
+        An l2 ball is cut along its tangents where the LP's points leave it; later objectives profit from that too.
         """
         own = np.zeros(len(self._all))
         own[self._renumber[cost.indices]] = cost.data
         if math.isfinite(deadline.left):
             self._highs.setOptionValue("time_limit", self._highs.getRunTime() + max(0.01, deadline.left))
         self._highs.changeColsCost(len(own), self._all, own)
-        for _ in range(_MOST_CUTS):
+        inputs = self._columns[self._columns < self._lp.inputs]
+        stable = np.zeros(len(inputs))
+        for cuts in range(_MOST_CUTS + 1):
             self._highs.run()
             if self._highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
                 return False
-            if self._lp.sphere is None or not self._cut(self._lp.sphere):
+            if self._lp.sphere is None:
                 return True
-        self._highs.run()
+            values = np.array(self._highs.getSolution().col_value)[: len(inputs)]
+            cut = self._lp.sphere.tangent(inputs, values, stable)
+            if cut is None:
+                return True
+            if cuts < _MOST_CUTS:
+                normal, limit, stable = cut
+                self._highs.addRow(-highspy.kHighsInf, limit, len(inputs), np.arange(len(inputs), dtype=np.int32), normal)
         return False
-
-    def _cut(self, sphere: Sphere) -> bool:
-        """Add the tangent nearest to the LP's point; False where that lies in the ball."""
-        inputs = self._columns[self._columns < self._lp.inputs]
-        cut = sphere.tangent(inputs, np.array(self._highs.getSolution().col_value)[: len(inputs)])
-        if cut is None:
-            return False
-        normal, limit = cut
-        self._highs.addRow(-highspy.kHighsInf, limit, len(inputs), np.arange(len(inputs), dtype=np.int32), normal)
-        return True
 
     def greatest(self, rows: Matrix, constant: np.ndarray, deadline: Deadline) -> np.ndarray | None:
         """Weights with sum 1, the duals of minimising the greatest of these rows; None where there is no optimum."""
