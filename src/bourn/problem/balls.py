@@ -108,7 +108,7 @@ class Ball(InputSet):
         """The best v: what the ball's constraint pays of each row, the rest being paid by the box."""
         low, high = self._ends
         if self.norm == 2:
-            share = 1 / reach_of_norm(-w, low, high, self.radius)
+            share = (1 / reach_of_norm(-w, low, high, self.radius)).clamp(max=1e300)
             return torch.minimum(torch.maximum(w, -high * share), -low * share)
         threshold = ball_threshold(w, low, high, self.radius)
         # An entry that the box holds away from the center takes the whole threshold, towards the center.
