@@ -194,7 +194,7 @@ class _Run:
         place = by_device(device)
         asked = problems(model.graph.to(place), question)
         if not asked:
-            raise UsageError("the question has no input box")
+            raise UsageError("the question has no input set")
         self.cases = [_Case(n, Problem(p.network, p.box.to(place), p.specification)) for n, p in enumerate(asked)]
         self.steps: list[Step] = []
         self.found: Counterexample | None = None

@@ -33,7 +33,7 @@ _NARROW = 1e-9
 """Vertices nearer than this to the base are moved away in the LP (not where bounds are stated), for its scaling's sake."""
 
 _CUT_STEP = 0.2
-"""Cutting on the way from the center to the LP's point takes three times as many tangents; large steps end short of the optimum."""
+"""How fast the point that cuts start from moves: 0 takes three times as many cuts, large steps end short of the optimum."""
 
 if TYPE_CHECKING:  # scipy has no types
     Matrix = Any

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 class Simplex(Solver):
     """The optimum of the relaxed program, by HiGHS; sound, and exact for the relaxation up to rounding.
 
+    On an l2 ball, which is no polyhedron, it is exact only where a limited number of cuts gets there.
+
     ``chunk_bytes`` bounds the memory of one set of rows.  ``patience``: the share of the time left that may go into inner
     bounds; neurons that are not reached by then keep their bounds in closed form.
     """
