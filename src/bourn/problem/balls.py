@@ -108,8 +108,9 @@ class Ball(InputSet):
         """The best v: what the ball's constraint pays of each row, the rest being paid by the box."""
         low, high = self._ends
         if self.norm == 2:
-            share = (1 / reach_of_norm(-w, low, high, self.radius)).clamp(max=1e300)
-            return torch.minimum(torch.maximum(w, -high * share), -low * share)
+            reach, size = reach_of_norm(-w, low, high, self.radius)
+            share, radius = size / reach, self.radius or 1.0
+            return torch.minimum(torch.maximum(w, -(high / radius) * share), -(low / radius) * share)
         threshold = ball_threshold(w, low, high, self.radius)
         # An entry that the box holds away from the center takes the whole threshold, towards the center.
         return torch.minimum(
@@ -121,12 +122,17 @@ class Ball(InputSet):
         moves = []
         for w in self._pieces(rows):
             if self.norm == 2:
-                reach = reach_of_norm(-w, low, high, self.radius).clamp(max=1e150)
-                moves.append(torch.minimum(torch.maximum(-w * reach, low), high))
+                moves.append(self._moved(-w, self.radius))
             else:
                 moves.append(fill_cheapest(w, low, high, self.radius))
         move = torch.cat(moves, 1).reshape(self.batch, -1, *self.shape)
         return (self.center[:, None] + move).clamp(self.lower[:, None], self.upper[:, None])
+
+    def _moved(self, direction: Tensor, radius: float, at_most: float = math.inf) -> Tensor:
+        """Moves along ``direction`` (B, M, n), at most so many times it, that the box holds back and an l2 ball ends."""
+        reach, size = reach_of_norm(direction, *self._ends, radius)
+        steps = torch.minimum(reach.clamp(max=1e300) * radius, at_most * size)
+        return torch.minimum(torch.maximum(direction / size * steps, self._ends[0]), self._ends[1])
 
     def contains(self, x: Tensor) -> Tensor:
         inside, undecided = self._certainly(x)
@@ -163,18 +169,14 @@ class Ball(InputSet):
         # The ball is taken a hair smaller, so that rounding leaves the point inside; where that is not enough, more.
         hair = 1e-12 + 4 * gamma(self.center[0].numel() + 16)
         point, middle = x, self.middle.expand_as(x)
-        low, high = self._ends
         for shrunk in (hair, 1e-9, 1e-6, 1e-3, 0.1):
             outside = ~self._certainly(point)[0]
             if not bool(outside.any()):
                 return point
             direction = (x - self.center).flatten(1)[:, None]
             radius = self.radius * (1 - shrunk)
-            if self.norm == 2:
-                move = direction * reach_of_norm(direction, low, high, radius).clamp(max=1.0)
-                move = torch.minimum(torch.maximum(move, low), high)
-            else:
-                move = shrink_to_norm(direction, low, high, radius)
+            along = self.norm == 2
+            move = self._moved(direction, radius, 1.0) if along else shrink_to_norm(direction, *self._ends, radius)
             nearest = (self.center + move.reshape(x.shape)).clamp(self.sides.lower, self.sides.upper)
             point = torch.where(outside.reshape(-1, *(1,) * (x.dim() - 1)), nearest, point)
         outside = ~self._certainly(point)[0]

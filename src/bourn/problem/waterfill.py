@@ -17,9 +17,10 @@ _CLOSE = 1e-13
 """Relative change at which they end: a bound loses its square."""
 
 
-def reach_of_norm(direction: Tensor, low: Tensor, high: Tensor, radius: float) -> Tensor:
-    """The greatest s with ||clamp(s direction, low, high)||_2 <= radius, infinite where all s do: (B, M, 1).
+def reach_of_norm(direction: Tensor, low: Tensor, high: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+    """The greatest s with ||clamp(s radius direction / size, low, high)||_2 <= radius, infinite where all s do, and the size.
 
+    (B, M, 1) each; the size is the direction's greatest entry, kept apart because numbers far from 1 would overflow together.
     In q = s^2 the norm's square is piecewise linear, and concave if 0 lies between the ends, so that Newton's method ends.
     """
     radius = radius if radius > 0 else 1.0  # at radius 0 the ends are 0 too, and any s does
@@ -38,7 +39,7 @@ def reach_of_norm(direction: Tensor, low: Tensor, high: Tensor, radius: float) -
 
     begin = 1 / slopes.sum(2, keepdim=True).clamp(min=1.0)
     q = _root(norm, begin.expand(*most.shape[:2], 1), most.sum(2, keepdim=True) <= 1)
-    return q.sqrt() * radius / largest
+    return q.sqrt(), largest
 
 
 def _root(function: Callable[[Tensor], tuple[Tensor, Tensor]], begin: Tensor, never: Tensor) -> Tensor:
