@@ -258,7 +258,7 @@ def test_cases_that_do_not_fit_are_refused() -> None:
 
 
 def test_a_question_without_cases_is_refused() -> None:
-    with pytest.raises(BournError, match="no input box"):
+    with pytest.raises(BournError, match="no input set"):
         verify(mlp(IDENTITY), Question((), 1, 1))
 
 

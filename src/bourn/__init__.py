@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from bourn.formats.model import Model, load
     from bourn.interval import Interval
     from bourn.ladders import Ladder, ladder
-    from bourn.problem.input_set import Box, box, linf_ball
+    from bourn.problem.balls import Ball, lp_ball
+    from bourn.problem.input_set import Box, InputSet, box, linf_ball
     from bourn.problem.problem import Case, Question
     from bourn.problem.questions import region, robustness
     from bourn.problem.specification import Row, Specification, class_margins
@@ -29,7 +30,8 @@ _HOMES = {
     "bourn.formats.model": ("Model", "load"),
     "bourn.interval": ("Interval",),
     "bourn.ladders": ("Ladder", "ladder"),
-    "bourn.problem.input_set": ("Box", "box", "linf_ball"),
+    "bourn.problem.balls": ("Ball", "lp_ball"),
+    "bourn.problem.input_set": ("Box", "InputSet", "box", "linf_ball"),
     "bourn.problem.problem": ("Case", "Question"),
     "bourn.problem.questions": ("region", "robustness"),
     "bourn.problem.specification": ("Row", "Specification", "class_margins"),
@@ -53,10 +55,12 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "METHODS",
+    "Ball",
     "Bounds",
     "BournError",
     "Box",
     "Case",
+    "InputSet",
     "Interval",
     "Ladder",
     "Method",
@@ -73,6 +77,7 @@ __all__ = [
     "ladder",
     "linf_ball",
     "load",
+    "lp_ball",
     "method",
     "read_bounds",
     "region",

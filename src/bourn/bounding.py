@@ -16,8 +16,8 @@ from bourn.errors import UsageError
 from bourn.formats.model import load
 from bourn.interval import Interval
 from bourn.network.graph import Graph
-from bourn.problem.input_set import Box
-from bourn.problem.problem import Objectives, reshape_box
+from bourn.problem.input_set import InputSet
+from bourn.problem.problem import Objectives
 from bourn.program.relaxed import intersect_outside
 from bourn.solvers.methods import Method
 from bourn.solvers.methods import method as by_name
@@ -58,7 +58,7 @@ class Bounds:
 
 def bound(
     model: Any,
-    input_set: Box,
+    input_set: InputSet,
     *,
     method: str | Method = "crown",
     nodes: Sequence[str] | None = None,
@@ -70,7 +70,7 @@ def bound(
 ) -> Bounds:
     """Bound ``nodes`` (names; by default all pre-activations and the output) of ``model`` over ``input_set``.
 
-    ``model``: see :func:`bourn.load`.  ``input_set``: B boxes of the network's input shape, or of (1, n) where n
+    ``model``: see :func:`bourn.load`.  ``input_set``: B boxes or balls of the network's input shape, or of (1, n) where n
     is its size.  ``method``: a name of ``bourn methods`` or a :class:`Method`.  The bounds hold in real
     arithmetic for the weights as stored: rounding errors are accounted for outward.  ``outside``: bounds (B, *shape) of
     pre-activations by name, from anywhere (:func:`read_bounds` reads what :meth:`Bounds.save` wrote); they are relied on, and
@@ -85,7 +85,7 @@ def bound(
     graph = load(model, example=example).graph
     if input_set.lower[0].numel() != graph.nodes[0].size:
         raise UsageError(f"the input set has shape {input_set.shape}, the network's input {graph.input_shape}")
-    box = reshape_box(input_set, graph.input_shape)
+    box = input_set.reshape(graph.input_shape)
     place = by_device(device)
     graph, box = graph.to(place), box.to(place)
     numbers = [*graph.pre_activations, graph.output] if nodes is None else [graph.number(name) for name in nodes]

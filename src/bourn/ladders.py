@@ -13,6 +13,7 @@ from bourn.deadline import NEVER, Deadline, OutOfTime
 from bourn.device import device as by_device
 from bourn.formats.model import load
 from bourn.problem.problem import Problem, Question, problems
+from bourn.solvers.base import Status
 from bourn.solvers.combination import joint_bound
 from bourn.solvers.methods import METHODS, Method
 from bourn.solvers.methods import method as by_name
@@ -27,7 +28,7 @@ class Rung:
 
     ``value``: the least bound of any conjunction (the property is proved where it is above 0), -inf where there is none;
     ``refuted``: conjunctions with a bound above 0; ``lps``: linear programs solved; ``finished``: False where
-    it ran out of time.
+    it ran out of time; ``optimal``: False where LPs ended short of the optimum, by a limit or at an l2 ball's last cut.
     """
 
     method: Method
@@ -36,6 +37,7 @@ class Rung:
     seconds: float
     lps: int = 0
     finished: bool = True
+    optimal: bool = True
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class Ladder:
 
     @property
     def barrier(self) -> float | None:
-        """LP-ALL's value: no layer-wise method exceeds it; None where LP-ALL was not asked or did not finish."""
-        return next((r.value for r in self.rungs if r.method.name == BARRIER and r.finished), None)
+        """LP-ALL's value: no layer-wise method exceeds it; None where LP-ALL was not asked or did not get to the optimum."""
+        return next((r.value for r in self.rungs if r.method.name == BARRIER and r.finished and r.optimal), None)
 
 
 def ladder(
@@ -91,11 +93,13 @@ def _rung(m: Method, asked: list[Problem], timeout: float | None) -> Rung:
     began = time.monotonic()
     deadline = NEVER if timeout is None else Deadline(timeout)
     values: list[float] = []
-    lps, finished = 0, True
+    lps, finished, optimal = 0, True, True
     try:
         for problem in asked:
             prepared = m.prepare(problem.network, problem.box, deadline=deadline)
-            bounds = dict(zip(problem.rows, prepared.minimise(problem.objectives()).bound[0].tolist(), strict=True))
+            solution = prepared.minimise(problem.objectives())
+            optimal &= solution.status is Status.OPTIMAL
+            bounds = dict(zip(problem.rows, solution.bound[0].tolist(), strict=True))
             for conjunction in problem.conjunctions:
                 best = max((bounds[row] for row in conjunction.rows), default=-math.inf)
                 values.append(max(best, joint_bound(prepared, problem, conjunction)[0]))
@@ -104,7 +108,7 @@ def _rung(m: Method, asked: list[Problem], timeout: float | None) -> Rung:
     except OutOfTime:
         finished = False
     value = min(values, default=math.inf) if finished else -math.inf
-    return Rung(m, value, sum(v > 0 for v in values), time.monotonic() - began, lps, finished)
+    return Rung(m, value, sum(v > 0 for v in values), time.monotonic() - began, lps, finished, optimal)
 
 
 def _attained(problem: Problem, attack: ProjectedGradient) -> float:

@@ -33,6 +33,7 @@ from bourn.device import device as by_device
 from bourn.errors import UsageError
 from bourn.formats.model import Model, load
 from bourn.interval import Interval
+from bourn.problem.input_set import InputSet
 from bourn.problem.problem import Problem, Question, problems
 from bourn.problem.specification import Conjunction, Row
 from bourn.program.losses import losses
@@ -193,7 +194,7 @@ class _Run:
         place = by_device(device)
         asked = problems(model.graph.to(place), question)
         if not asked:
-            raise UsageError("the question has no input box")
+            raise UsageError("the question has no input set")
         self.cases = [_Case(n, Problem(p.network, p.box.to(place), p.specification)) for n, p in enumerate(asked)]
         self.steps: list[Step] = []
         self.found: Counterexample | None = None
@@ -238,7 +239,7 @@ class _Run:
         found, best, points = attack.run(problem, lambda x: self._accept(case, x), self.deadline, self._likely_points(case))
         if not case.attained:
             case.attained = [math.inf] * len(case.problem.conjunctions)
-            case.best_points = case.problem.box.interval.center.repeat(len(case.attained), *(1,) * len(case.problem.box.shape))
+            case.best_points = case.problem.box.middle.repeat(len(case.attained), *(1,) * len(case.problem.box.shape))
         for k, value, point in zip(case.open, best.tolist(), points, strict=True):
             if value < case.attained[k]:
                 assert case.best_points is not None
@@ -249,20 +250,16 @@ class _Run:
         return found
 
     def _likely_points(self, case: _Case) -> Tensor | None:
-        """The corners at which the linear bounds of the open rows are least, and the best points met."""
+        """The points at which the linear bounds of the open rows are least, and the best points met."""
         if not isinstance(case.prepared, Substituted) or case.best_points is None:
             return None
         on_input, _ = rows_on_input(case.prepared.program, case.problem.objectives())
-        lower, upper = case.problem.box.finite()
-        return torch.cat([torch.where(on_input > 0, lower, upper), case.best_points])
+        return torch.cat([case.problem.box.minimiser(on_input[None])[0], case.best_points])
 
     def _accept(self, case: _Case, x: Tensor) -> bool:
         """Replay a candidate; keep it if it is a counterexample as written."""
         asked = self.question.cases[case.number]
-        lower, upper = asked.box.inner if asked.box.inner is not None else (asked.box.lower, asked.box.upper)
-        point = self.model.representable(
-            x.detach().cpu().reshape(-1).numpy(), lower.reshape(-1).numpy(), upper.reshape(-1).numpy()
-        )
+        point = self._inside(asked.box, x.detach().cpu().reshape(1, -1))
         if not np.isfinite(point).all():
             return False
         y = self.model.run(point)
@@ -270,6 +267,16 @@ class _Run:
             return False
         self.found = Counterexample(asked, point, y, self.model.replayed_in)
         return True
+
+    def _inside(self, box: InputSet, x: Tensor) -> np.ndarray:
+        """A point near x that the model's input type holds: in the set if one is found, towards its middle if need be."""
+        lower, upper = box.inner if box.inner is not None else (box.lower, box.upper)
+        for share in (0.0, 2.0**-21, 2.0**-16, 2.0**-8):
+            near = x if share == 0 else x + share * (box.middle - x)
+            point = self.model.representable(near.reshape(-1).numpy(), lower.reshape(-1).numpy(), upper.reshape(-1).numpy())
+            if bool(box.contains(torch.from_numpy(np.ascontiguousarray(point, dtype=np.float64))[None])):
+                break
+        return point
 
     def _bound(self, case: _Case, step: Bounding) -> None:
         """Bound the rows of open conjunctions by one method and refute what that refutes."""

@@ -18,9 +18,9 @@ from bourn.problem.problem import Objectives, Problem
 
 @dataclass(frozen=True)
 class ProjectedGradient:
-    """``restarts`` points for every conjunction, ``steps`` sign steps each.
+    """``restarts`` points for every conjunction, ``steps`` steps each: by the gradient's signs in a box, along it in a ball.
 
-    The first step moves by ``first_step`` of the box's width, the last by ``last_step``.  ``most_points``
+    The first step moves by ``first_step`` of the set's width, the last by ``last_step``.  ``most_points``
     bounds how many points go through the network at once.  ``patience``: the share of the time left that it may take.
     """
 
@@ -58,14 +58,12 @@ class ProjectedGradient:
     def _starts(self, problem: Problem, starts: Tensor | None) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed)
         sampled = problem.box.sample(max(1, self.restarts - 1), generator)[0]
-        lower, upper = problem.box.finite()
-        middle = lower / 2 + upper / 2
-        return torch.cat([middle, sampled] + ([] if starts is None else [starts.to(sampled.device)]))
+        return torch.cat([problem.box.middle, sampled] + ([] if starts is None else [starts.to(sampled.device)]))
 
     def _descend(self, aim: _Aim, targets: Tensor, x: Tensor, accept: Callable[[Tensor], bool], deadline: Deadline) -> bool:
         """Descend from the points ``x``, each at the conjunction in ``targets``."""
-        lower, upper = aim.problem.box.finite()
-        width = upper - lower
+        box = aim.problem.box
+        lower, upper = box.finite()
         decay = (self.last_step / self.first_step) ** (1 / max(1, self.steps - 1))
         patience = 20
         for step in range(self.steps + 1):
@@ -75,7 +73,7 @@ class ProjectedGradient:
                 if accept(x[i]):
                     return True
                 patience -= 1
-            x = (x - self.first_step * decay**step * width * gradient.sign()).clamp(lower, upper)
+            x = box.project((x - self.first_step * decay**step * box.steepest(gradient)).clamp(lower, upper))
         return False
 
 
@@ -98,8 +96,7 @@ class _Aim:
             for row in conjunction.rows:
                 member[c, number[row]] = True
         best = torch.full((len(member),), torch.inf, dtype=torch.float64, device=device)
-        lower, upper = problem.box.finite()
-        middle = (lower / 2 + upper / 2).expand(len(member), *problem.box.shape).clone()
+        middle = problem.box.middle.expand(len(member), *problem.box.shape).clone()
         return cls(problem, problem.objectives().to(device), member, best, middle)
 
     def worst_row(self, targets: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ SEMANTICS_REAL = "real arithmetic, weights as stored"
 
 @dataclass(frozen=True)
 class Refutation:
-    """Why a conjunction cannot hold on a box: sum of weights[i] * row i is at least ``bound`` there.
+    """Why a conjunction cannot hold on an input set: sum of weights[i] * row i is at least ``bound`` there.
 
     ``bound`` is finite and above 0, or it is 0 and a strict row has a positive weight.  Raises ValueError otherwise.
     """
@@ -41,9 +41,9 @@ def refutes(conjunction: Conjunction, weights: tuple[float, ...], bound: float) 
 
 @dataclass(frozen=True, eq=False)
 class Counterexample:
-    """An input of a case's box, and the outputs that the replay gave, which satisfy the case's specification.
+    """An input of a case's set, and the outputs that the replay gave, which satisfy the case's specification.
 
-    ``x`` and ``y`` are flat float64 arrays (of float32 numbers where the model is float32).  Box and rows
+    ``x`` and ``y`` are flat float64 arrays (of float32 numbers where the model is float32).  Set and rows
     are checked in exact arithmetic, as written; raises ValueError where one of them does not hold.
     """
 
@@ -63,7 +63,7 @@ class Counterexample:
 
 
 def is_counterexample(case: Case, x: np.ndarray, y: np.ndarray) -> bool:
-    """Whether x lies in the box and (x, y) satisfies a conjunction, exactly."""
+    """Whether x lies in the input set and (x, y) satisfies a conjunction, exactly."""
     import torch
 
     if not (np.isfinite(x).all() and np.isfinite(y).all()):

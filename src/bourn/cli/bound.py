@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bourn.bounding import Bounds
     from bourn.formats.model import Model
     from bourn.interval import Interval
-    from bourn.problem.input_set import Box
+    from bourn.problem.input_set import Box, InputSet
 
 SHOWN = 20
 """Nodes with more entries than this are summed up."""
@@ -60,19 +60,19 @@ def command(
     if save is not None and not save.parent.is_dir():
         raise UsageError(f"{save}: there is no folder {save.parent}")
     deadline = Deadline(timeout, began)
-    boxes = None if prop is None else _boxes(prop)
+    asked: InputSet | None = None if prop is None else _boxes(prop)
     model = load(net)
-    if boxes is None:
+    if asked is None:
         assert ball is not None
-        boxes = ball.box(model)
+        asked = ball.input_set(model)
     try:
         outside = None if given is None else _outside(given, model)
-        found = bound(model, boxes, method=method, nodes=nodes or None, outside=outside, timeout=deadline, device=device)
+        found = bound(model, asked, method=method, nodes=nodes or None, outside=outside, timeout=deadline, device=device)
     except OutOfTime:
         raise UsageError(f"out of time after {timeout:g} s, before all nodes were bounded") from None
     if save is not None:
         _save(found, save)
-    _print(found, boxes.batch)
+    _print(found, asked.batch)
 
 
 def _boxes(prop: str) -> Box:
@@ -107,7 +107,7 @@ def _save(found: Bounds, file: Path) -> None:
 
 
 def _print(found: Bounds, batch: int) -> None:
-    click.echo(f"{found.method.title} over {plural(batch, 'input box', 'input boxes')}: {found.seconds:.3f} s", err=True)
+    click.echo(f"{found.method.title} over {plural(batch, 'input set', 'input sets')}: {found.seconds:.3f} s", err=True)
     for name, z in found.nodes.items():
         click.echo(f"{name} {list(z.shape[1:])}")
         for line in _lines(z):

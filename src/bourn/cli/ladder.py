@@ -108,7 +108,7 @@ def _questions(model: Model, prop: str | None, balls: tuple[Ball, ...], label: i
     if label is None:
         click.echo(f"label: {kept}, the network's prediction", err=True)
     return [
-        Asked(f"image {ball.index} keeps class {kept} within {ball.radius:g}", ball.robustness(model, kept), ball.radius)
+        Asked(f"image {ball.index} keeps class {kept} within {ball.extent}", ball.robustness(model, kept), ball.radius)
         for ball in balls
     ]
 
@@ -134,6 +134,8 @@ def table(title: str, ladder: Ladder) -> list[str]:
         marks = []
         if rung.value == ladder.barrier and rung.method.name == "lp-all":
             marks.append("the barrier")
+        if rung.method.name == "lp-all" and rung.finished and not rung.optimal:
+            marks.append("short of the barrier")
         if rung.value > 0:
             marks.append("proved")
         own = f"{rung.method.name:{width}}  {value}  {rung.seconds:7.3f} s  {rung.lps or '':>6}  {scale.bar(rung.value)}"

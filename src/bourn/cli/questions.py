@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bourn.formats.model import Model
-    from bourn.problem.input_set import Box
+    from bourn.problem.input_set import InputSet
     from bourn.problem.problem import Question
 
 T = TypeVar("T")
@@ -25,18 +25,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ball:
-    """All inputs within ``radius`` (l-infinity) of image number ``index`` of ``file`` that stay in ``clip``."""
+    """All inputs within ``radius`` of image number ``index`` of ``file``, in the norm ``norm``, that stay in ``clip``."""
 
     file: str
     index: int
     radius: float
     clip: tuple[float, float] | None
+    norm: float = math.inf
 
-    def box(self, model: Model) -> Box:
-        """The ball as a box; raises :class:`UsageError` where the image does not fit the network."""
-        from bourn.problem.input_set import linf_ball
+    @property
+    def extent(self) -> str:
+        """The radius, with its norm where that is not l-infinity, for people to read."""
+        return f"{self.radius:g}" + ("" if self.norm == math.inf else f" (l{self.norm:g})")
 
-        return self._checked(lambda: linf_ball(self._image(model)[None], self.radius, clip=self.clip))
+    def input_set(self, model: Model) -> InputSet:
+        """The ball as an input set; raises :class:`UsageError` where the image does not fit the network."""
+        from bourn.problem.balls import lp_ball
+
+        return self._checked(lambda: lp_ball(self._image(model)[None], self.radius, norm=self.norm, clip=self.clip))
 
     def label(self, model: Model) -> int:
         """The class that the network predicts for the image."""
@@ -51,7 +57,7 @@ class Ball:
         x = self._image(model)
         chosen = self.label(model) if label is None else label
         classes = math.prod(model.graph.output_shape)
-        question = self._checked(lambda: robustness(x, chosen, self.radius, classes, clip=self.clip))
+        question = self._checked(lambda: robustness(x, chosen, self.radius, classes, norm=self.norm, clip=self.clip))
         if label is None:
             click.echo(f"label: {chosen}, the network's prediction", err=True)
         return question
@@ -91,13 +97,13 @@ class _Radii(click.ParamType[tuple[float, ...]]):
 
 def ball_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options for a ball around an image, handed on as ``ball``, a :class:`Ball` or None."""
-    text = "The ball's radius in the l-infinity norm."
+    text = "The ball's radius."
     return _options(function, lambda balls: {"ball": balls[0] if balls else None}, click.FLOAT, text)
 
 
 def balls_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options for balls of one or several radii around an image, handed on as ``balls``, a tuple of :class:`Ball`."""
-    text = "The ball's radius in the l-infinity norm, or a range of radii, LOW:HIGH:COUNT."
+    text = "The ball's radius, or a range of radii, LOW:HIGH:COUNT."
     return _options(function, lambda balls: {"balls": balls}, _Radii(), text)
 
 
@@ -105,15 +111,18 @@ def _options(
     function: Callable[..., Any], given: Callable[[tuple[Ball, ...]], dict[str, Any]], radii: click.ParamType[Any], text: str
 ) -> Callable[..., Any]:
     @functools.wraps(function)
-    def collected(image: str | None, index: int, radius: Any, clip: tuple[float, float], no_clip: bool, **others: Any) -> Any:
+    def collected(
+        image: str | None, index: int, radius: Any, norm: str, clip: tuple[float, float], no_clip: bool, **others: Any
+    ) -> Any:
         several = radius if isinstance(radius, tuple) else (radius,)
-        balls = [_ball(image, index, r, None if no_clip else clip) for r in several]
+        balls = [_ball(image, index, r, None if no_clip else clip, float(norm)) for r in several]
         return function(**given(tuple(b for b in balls if b is not None)), **others)
 
     options = (
         click.option("--image", metavar="FILE", help="Ask about a ball around an image instead: a .npy or .npz file."),
         click.option("--index", default=0, show_default=True, help="Which image, where the file holds several."),
         click.option("--radius", type=radii, metavar="RADIUS", help=text),
+        click.option("--norm", type=click.Choice(["inf", "1", "2"]), default="inf", show_default=True, help="The radius's norm."),
         click.option(
             "--clip",
             type=(float, float),
@@ -128,14 +137,16 @@ def _options(
     return collected
 
 
-def _ball(image: str | None, index: int, radius: float | None, clip: tuple[float, float] | None) -> Ball | None:
+def _ball(
+    image: str | None, index: int, radius: float | None, clip: tuple[float, float] | None, norm: float
+) -> Ball | None:
     if image is None and radius is None:
         return None
     if image is None or radius is None:
         raise UsageError("--image needs --radius, and --radius needs --image")
     if clip is not None and not clip[0] <= clip[1]:
         raise UsageError(f"--clip {clip[0]:g} {clip[1]:g} is no range: the first number must be at most the second")
-    return Ball(image, index, radius, clip)
+    return Ball(image, index, radius, clip, norm)
 
 
 def read_image(file: str, index: int, size: int) -> np.ndarray:

@@ -131,10 +131,10 @@ def _query(file: str, name: str | None) -> Question:
 
 def _announce(model: Model, question: Question) -> None:
     click.echo(f"{model.name}: {model.graph}", err=True)
-    boxes = plural(len(question.cases), "input box", "input boxes")
+    sets = plural(len(question.cases), "input set", "input sets")
     conjunctions = sum(len(case.specification.conjunctions) for case in question.cases)
     click.echo(
-        f"is there a counterexample?  {boxes}, {plural(conjunctions, 'conjunction', 'conjunctions')} of rows to refute", err=True
+        f"is there a counterexample?  {sets}, {plural(conjunctions, 'conjunction', 'conjunctions')} of rows to refute", err=True
     )
 
 

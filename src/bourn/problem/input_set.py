@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import torch
@@ -15,16 +17,14 @@ from bourn.interval import Interval
 from bourn.rounding import TINY, gamma
 
 
-@dataclass(frozen=True, eq=False)
-class Box:
-    """A batch of B boxes: ``interval`` of shape (B, *shape); entries may be infinite.
-
-    ``inner``, where given, is the box rounded inward instead of outward: a float64 point lies in the box
-    *as written* (in decimals) exactly if it lies in ``inner``, whose ends may cross where no float64 does.
-    """
+class InputSet(ABC):
+    """A batch of B convex sets of inputs of one shape: what solvers and attacks need of them."""
 
     interval: Interval
+    """The smallest boxes around the sets, (B, *shape), rounded outward."""
+
     inner: tuple[Tensor, Tensor] | None = None
+    """The ends within which a float64 point lies in the boxes as written, where these are not those of ``interval``."""
 
     @property
     def batch(self) -> int:
@@ -42,12 +42,84 @@ class Box:
     def upper(self) -> Tensor:
         return self.interval.upper
 
-    def extremes(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Minimum and maximum over the box of rows . x, and a bound of their rounding error: (B, M) each.
+    @property
+    @abstractmethod
+    def middle(self) -> Tensor:
+        """A finite point of every set, away from its ends where it can be, (B, *shape)."""
 
-        ``rows`` is (B or 1, M, *shape).  Exact up to that error.  Where a row needs an infinite end the
-        extreme is infinite too (or NaN, which the caller takes for "no bound").
+    @abstractmethod
+    def extremes(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Minimum and maximum over the set of rows . x, and a bound of their rounding error: (B, M) each.
+
+        ``rows`` is (B or 1, M, *shape).  Minimum less error and maximum plus error hold in exact arithmetic.  Where a row
+        needs an infinite end the extreme is infinite too (or NaN, which the caller takes for "no bound").
         """
+
+    def minimise_linear(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Minimum over the set of rows . x and a bound of its rounding error, as in :meth:`extremes`."""
+        low, _, error = self.extremes(rows)
+        return low, error
+
+    @abstractmethod
+    def minimiser(self, rows: Tensor) -> Tensor:
+        """Where rows . x is least over the set, up to rounding: (B, M, *shape); ends beyond reach as in :meth:`finite`."""
+
+    @abstractmethod
+    def contains(self, x: Tensor) -> Tensor:
+        """Whether each x (B, *shape) lies in its set as written, exactly: (B,).  A batch of one takes any number of points."""
+
+    @abstractmethod
+    def project(self, x: Tensor) -> Tensor:
+        """The nearest point of the set, up to rounding, but inside.  A batch of one takes any number of points."""
+
+    @abstractmethod
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """``count`` points (B, count, *shape), spread over the set."""
+
+    @abstractmethod
+    def finite(self) -> tuple[Tensor, Tensor]:
+        """The ends of :attr:`interval`, infinite ones replaced by ends of a bounded subset."""
+
+    @abstractmethod
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The step across the set's width along which a function with this ``gradient`` (N, *shape) grows most (batch 1)."""
+
+    @abstractmethod
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The set whose entries are moved by ``change``: chosen, repeated, reshaped or, where it pads with 0, the point 0."""
+
+    def __getitem__(self, index: slice | Tensor) -> Self:
+        return self.map(lambda t: t[index])
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same sets on ``device``."""
+        return self.map(lambda t: t.to(device))
+
+    def reshape(self, shape: tuple[int, ...]) -> Self:
+        """The same sets with entries in another shape, (B, *shape)."""
+        return self.map(lambda t: t.reshape(len(t), *shape))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(batch={self.batch}, shape={self.shape})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Box(InputSet):
+    """A batch of B boxes: ``interval`` of shape (B, *shape); entries may be infinite.
+
+    ``inner``, where given, is the box rounded inward instead of outward: a float64 point lies in the box
+    *as written* (in decimals) exactly if it lies in ``inner``, whose ends may cross where no float64 does.
+    """
+
+    interval: Interval
+    inner: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def middle(self) -> Tensor:
+        lower, upper = self.finite()
+        return (lower / 2 + upper / 2).clamp(lower, upper)
+
+    def extremes(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         flat = rows.flatten(2)
         terms = flat.shape[2]
         if self._bounded:
@@ -63,22 +135,19 @@ class Box:
         error = gamma(terms + 8) * torch.maximum(low.abs().sum(2), high.abs().sum(2)) + TINY * (1 + terms)
         return low.sum(2), high.sum(2), error
 
-    def minimise_linear(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Minimum over the box of rows . x and a bound of its rounding error, as in :meth:`extremes`."""
-        low, _, error = self.extremes(rows)
-        return low, error
+    def minimiser(self, rows: Tensor) -> Tensor:
+        lower, upper = (t[:, None] for t in self.finite())
+        return torch.where(rows > 0, lower, upper)
 
     @cached_property
     def _bounded(self) -> bool:
         return bool(torch.isfinite(self.interval.magnitude).all())
 
     def contains(self, x: Tensor) -> Tensor:
-        """Whether each x (B, *shape) lies in its box as written (B,)."""
         lower, upper = self.inner if self.inner is not None else (self.lower, self.upper)
         return ((x >= lower) & (x <= upper)).flatten(1).all(1)
 
     def project(self, x: Tensor) -> Tensor:
-        """The nearest point of the box."""
         return x.clamp(self.lower, self.upper)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -93,17 +162,13 @@ class Box:
         upper = torch.where(torch.isinf(self.upper), torch.where(torch.isinf(self.lower), reach, self.lower + reach), self.upper)
         return lower, upper
 
-    def __getitem__(self, index: slice) -> Box:
-        inner = None if self.inner is None else (self.inner[0][index], self.inner[1][index])
-        return Box(Interval(self.lower[index], self.upper[index]), inner)
+    def steepest(self, gradient: Tensor) -> Tensor:
+        lower, upper = self.finite()
+        return (upper - lower) * gradient.sign()
 
-    def to(self, device: torch.device | str) -> Box:
-        """The same boxes on ``device``."""
-        inner = None if self.inner is None else (self.inner[0].to(device), self.inner[1].to(device))
-        return Box(self.interval.to(device), inner)
-
-    def __repr__(self) -> str:
-        return f"Box(batch={self.batch}, shape={self.shape})"
+    def map(self, change: Callable[[Tensor], Tensor]) -> Box:
+        inner = None if self.inner is None else (change(self.inner[0]), change(self.inner[1]))
+        return Box(Interval(change(self.lower), change(self.upper)), inner)
 
 
 def dot(rows: Tensor, x: Tensor) -> Tensor:
@@ -114,7 +179,8 @@ def dot(rows: Tensor, x: Tensor) -> Tensor:
     return torch.matmul(rows, x)
 
 
-def _tensor(values: object, what: str) -> Tensor:
+def as_tensor(values: object, what: str) -> Tensor:
+    """Numbers in float64; raises :class:`UsageError` for NaN."""
     tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
     tensor = tensor.detach().to(torch.float64)
     if bool(tensor.isnan().any()):
@@ -128,7 +194,7 @@ def box(lower: object, upper: object) -> Box:
     Raises :class:`EmptyInputSetError` where a lower end is above its upper end, :class:`UsageError` for NaN
     or shapes that differ.
     """
-    low, high = _tensor(lower, "the lower bound"), _tensor(upper, "the upper bound")
+    low, high = as_tensor(lower, "the lower bound"), as_tensor(upper, "the upper bound")
     if low.shape != high.shape or low.dim() < 1:
         raise UsageError(f"the lower bound has shape {tuple(low.shape)}, the upper {tuple(high.shape)}; both need (B, *shape)")
     crossed = low > high
@@ -147,18 +213,18 @@ def linf_ball(center: object, radius: float, *, clip: Sequence[float] | None = N
     :class:`UsageError` for a radius that is negative or not finite, :class:`EmptyInputSetError` if the
     intersection is empty.
     """
-    c = _tensor(center, "the center")
+    c = as_tensor(center, "the center")
     if not (0 <= radius < float("inf")):
         raise UsageError(f"the radius is {radius}; it must be at least 0 and finite")
-    low, high = _subtract_down(c, radius), -_subtract_down(-c, radius)
-    inner_low, inner_high = -_subtract_down(-c, -radius), _subtract_down(c, -radius)
+    low, high = subtract_down(c, radius), -subtract_down(-c, radius)
+    inner_low, inner_high = -subtract_down(-c, -radius), subtract_down(c, -radius)
     if clip is not None:
         low, inner_low = low.clamp(min=float(clip[0])), inner_low.clamp(min=float(clip[0]))
         high, inner_high = high.clamp(max=float(clip[1])), inner_high.clamp(max=float(clip[1]))
     return Box(box(low, high).interval, (inner_low, inner_high))
 
 
-def _subtract_down(c: Tensor, r: float) -> Tensor:
+def subtract_down(c: Tensor, r: float) -> Tensor:
     """c - r rounded down: the rounding error of a difference is itself a float64 (Knuth's TwoSum)."""
     difference = c - r
     back = difference - c

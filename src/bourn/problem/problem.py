@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bourn.errors import SpecificationError
 from bourn.network.graph import Graph
-from bourn.problem.input_set import Box
+from bourn.problem.input_set import InputSet
 from bourn.problem.specification import Conjunction, Row, Specification
 from bourn.rounding import float_below
 
@@ -22,9 +22,9 @@ _LEAST, _GREATEST = Fraction(sys.float_info.min), Fraction(sys.float_info.max)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """One box (flat, batch 1: (1, n)) and the counterexamples sought in it."""
+    """One input set (flat, batch 1: (1, n)) and the counterexamples sought in it."""
 
-    box: Box
+    box: InputSet
     specification: Specification
 
 
@@ -118,7 +118,7 @@ class Problem:
     """
 
     network: Graph
-    box: Box
+    box: InputSet
     specification: Specification
     rows: tuple[Row, ...] = field(init=False)
 
@@ -163,15 +163,4 @@ def problems(network: Graph, question: Question) -> list[Problem]:
         raise SpecificationError(f"the specification declares {question.inputs} inputs, but the network has {inputs}")
     if question.outputs > outputs:
         raise SpecificationError(f"the specification declares {question.outputs} outputs, but the network has {outputs}")
-    return [Problem(network, reshape_box(case.box, network.input_shape), case.specification) for case in question.cases]
-
-
-def reshape_box(box: Box, shape: tuple[int, ...]) -> Box:
-    """The same box with entries in another shape, (B, *shape)."""
-    from bourn.interval import Interval
-
-    def move(t: Tensor) -> Tensor:
-        return t.reshape(box.batch, *shape)
-
-    inner = None if box.inner is None else (move(box.inner[0]), move(box.inner[1]))
-    return Box(Interval(move(box.lower), move(box.upper)), inner)
+    return [Problem(network, case.box.reshape(network.input_shape), case.specification) for case in question.cases]

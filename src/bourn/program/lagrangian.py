@@ -166,10 +166,8 @@ class Lagrangian:
         for number in self.order:
             node, operation = nodes[number], nodes[number].operation
             if isinstance(operation, Input):
-                lower, upper = (t[:, None] for t in self.program.box.finite())
-                row = found.row_on_input
-                point = lower.expand(batch, count, *lower.shape[2:]) if row is None else torch.where(row > 0, lower, upper)
-                values[number] = point
+                row, box = found.row_on_input, self.program.box
+                values[number] = box.middle[:, None].expand(batch, count, *box.shape) if row is None else box.minimiser(row)
             elif isinstance(operation, Affine):
                 arguments = [values[i].reshape(batch * count, *values[i].shape[2:]) for i in node.inputs]
                 value = operation.forward(*arguments) if arguments else operation.constant(batch * count)

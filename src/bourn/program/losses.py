@@ -1,7 +1,7 @@
 """Where a bound is lost: the gap between a point's value and a row's bound, split by the places it arises at.
 
 At any point x the difference is, exactly, the sum over nonlinear nodes of Lambda . sigma(z) - mu . z minus its minimum over
-the hull and, at the input, of Lambda . x minus its minimum over the box.  Every term is at least 0.
+the hull and, at the input, of Lambda . x minus its minimum over the input set.  Every term is at least 0.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The relaxed program: a graph, an input box, and for every nonlinear node its lines on its pre-activation bounds.
+"""The relaxed program: a graph, an input set, and for every nonlinear node its lines on its pre-activation bounds.
 
 It grows layer by layer: :func:`start` knows the input only, :func:`with_bounds` adds one pre-activation's
 bounds and, with them, the lines of the nodes that read it.  Nothing is changed in place.
@@ -16,7 +16,7 @@ from bourn.errors import UsageError
 from bourn.interval import Interval
 from bourn.network.affine import Affine, Select
 from bourn.network.graph import Graph
-from bourn.problem.input_set import Box
+from bourn.problem.input_set import InputSet
 from bourn.relaxations.base import Intervals, LineRule, Lines, Nonlinearity
 
 
@@ -31,7 +31,7 @@ class RelaxedProgram:
     """
 
     graph: Graph
-    box: Box
+    box: InputSet
     rule: LineRule
     bounds: Mapping[int, Interval]
     lines: Mapping[int, Lines]
@@ -68,7 +68,7 @@ class RelaxedProgram:
         return open_ & torch.isfinite(lines.lower_offset) & torch.isfinite(lines.upper_offset)
 
 
-def start(graph: Graph, box: Box, rule: LineRule) -> RelaxedProgram:
+def start(graph: Graph, box: InputSet, rule: LineRule) -> RelaxedProgram:
     """The program in which only the input's bounds are known."""
     return _advance(RelaxedProgram(graph, box, rule, {}, {}, {0: box.interval.magnitude}))
 

@@ -32,7 +32,7 @@ def take_problems(program: RelaxedProgram, problems: slice | Tensor) -> RelaxedP
 
     return replace(
         program,
-        box=Box(Interval(cut(program.box.lower), cut(program.box.upper))),
+        box=program.box[problems],
         bounds={z: Interval(cut(b.lower), cut(b.upper)) for z, b in program.bounds.items()},
         lines={v: line.map(cut) for v, line in program.lines.items()},
         magnitudes={v: cut(m) for v, m in program.magnitudes.items()},
@@ -154,9 +154,9 @@ class _LocalProgram:
         self, program: RelaxedProgram, target: int, windows: dict[int, tuple[_Window, _Window]], positions: tuple[int, int]
     ) -> None:
         self.program, self.target, self.windows, self.positions = program, target, windows, positions
-        lower, upper = self.unfold(program.box.lower, 0), self.unfold(program.box.upper, 0)
-        self.box = Box(Interval(lower, upper))
-        self.builder = GraphBuilder(tuple(lower.shape[1:]))
+        # Of a ball a window sees its projection, a ball of the same radius.
+        self.box = program.box.map(lambda t: self.unfold(t, 0))
+        self.builder = GraphBuilder(self.box.shape)
         self.new = {0: 0}
         self.bounds: dict[int, Interval] = {}
         self.imposed: dict[int, Tensor] = {}

@@ -16,7 +16,7 @@ from torch import Tensor
 from bourn.deadline import NEVER, Deadline
 from bourn.interval import Interval
 from bourn.network.graph import Graph
-from bourn.problem.input_set import Box
+from bourn.problem.input_set import InputSet
 from bourn.problem.problem import Objectives
 from bourn.program.linear_bounds import RowBounds, back_substitute
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
@@ -47,7 +47,7 @@ class BackSubstitution(Solver):
     def prepare(
         self,
         graph: Graph,
-        box: Box,
+        box: InputSet,
         *,
         inner: Mapping[int, Interval] | None = None,
         begin: Mapping[int, Interval] | None = None,
@@ -167,7 +167,7 @@ class Substituted(Prepared):
         return self.program.graph
 
     @property
-    def box(self) -> Box:  # type: ignore[override]
+    def box(self) -> InputSet:  # type: ignore[override]
         return self.program.box
 
     @property

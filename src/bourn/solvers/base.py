@@ -1,6 +1,6 @@
 """What a solver is: frozen hyperparameters, one call to prepare, one result type.
 
-``prepare`` bounds the pre-activations of a graph on a batch of boxes; what it returns bounds any number of
+``prepare`` bounds the pre-activations of a graph on a batch of input sets; what it returns bounds any number of
 objectives and any node.  A solver is a value; what a run knows is in its :class:`Prepared`.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from bourn.deadline import NEVER, Deadline
 from bourn.interval import Interval
 from bourn.network.graph import Graph
-from bourn.problem.input_set import Box
+from bourn.problem.input_set import InputSet
 from bourn.problem.problem import Objectives
 from bourn.program.linear_bounds import RowBounds
 from bourn.program.relaxed import RelaxedProgram, intersect_outside
@@ -46,10 +46,10 @@ class Solution:
 
 
 class Prepared(ABC):
-    """A solver's state on one graph and one batch of boxes."""
+    """A solver's state on one graph and one batch of input sets."""
 
     graph: Graph
-    box: Box
+    box: InputSet
     bounds: Mapping[int, Interval]
     """Bounds of every pre-activation, by node number, (B, *shape)."""
 
@@ -96,7 +96,7 @@ class Solver(ABC):
     def prepare(
         self,
         graph: Graph,
-        box: Box,
+        box: InputSet,
         *,
         inner: Mapping[int, Interval] | None = None,
         begin: Mapping[int, Interval] | None = None,

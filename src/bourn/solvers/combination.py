@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bourn.errors import SpecificationError
-from bourn.problem.input_set import Box
+from bourn.problem.input_set import InputSet
 from bourn.problem.problem import Objectives, Problem
 from bourn.problem.specification import Conjunction
 from bourn.program.linear_bounds import back_substitute
@@ -56,10 +56,10 @@ def rows_on_input(program: RelaxedProgram, objectives: Objectives) -> tuple[Tens
     return found.kept[0][0], found.lower[0]
 
 
-def best_weights(box: Box, matrix: Tensor, constant: Tensor, steps: int = 200) -> Tensor:
-    """Weights (K,), at least 0 with sum 1, that raise the minimum over the box of their sum of linear functions.
+def best_weights(box: InputSet, matrix: Tensor, constant: Tensor, steps: int = 200) -> Tensor:
+    """Weights (K,), at least 0 with sum 1, that raise the minimum over the input set of their sum of linear functions.
 
-    ``matrix`` (K, *input_shape) and ``constant`` (K,) are functions below K rows on a batch of one box.  The
+    ``matrix`` (K, *input_shape) and ``constant`` (K,) are functions below K rows on a batch of one.  The
     minimum is concave in the weights; exponentiated supergradient ascent, the best weights kept.  No bound
     comes from here: the caller bounds the weighted row anew.
     """
@@ -71,7 +71,7 @@ def best_weights(box: Box, matrix: Tensor, constant: Tensor, steps: int = 200) -
     best, best_value = weights, -torch.inf
     for step in range(steps):
         row = weights @ flat
-        x = torch.where(row > 0, lower, upper)
+        x = box.minimiser(row.reshape(1, 1, *box.shape)).reshape(-1)
         values = flat @ x + constant
         value = float(weights @ values)
         if value > best_value:

@@ -17,7 +17,7 @@ from torch import Tensor
 from bourn.deadline import NEVER, Deadline
 from bourn.interval import Interval
 from bourn.network.graph import Graph
-from bourn.problem.input_set import Box
+from bourn.problem.input_set import InputSet
 from bourn.problem.problem import Objectives
 from bourn.program.lagrangian import Evaluation, Lagrangian
 from bourn.program.linear_bounds import Multipliers, RowBounds, back_substitute
@@ -55,7 +55,7 @@ class DualAscent(Solver):
     def prepare(
         self,
         graph: Graph,
-        box: Box,
+        box: InputSet,
         *,
         inner: Mapping[int, Interval] | None = None,
         begin: Mapping[int, Interval] | None = None,
@@ -216,7 +216,7 @@ class Ascended(Prepared):
         return self.program.graph
 
     @property
-    def box(self) -> Box:  # type: ignore[override]
+    def box(self) -> InputSet:  # type: ignore[override]
         return self.program.box
 
     @property

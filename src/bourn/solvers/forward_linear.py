@@ -17,7 +17,7 @@ from bourn.deadline import NEVER, Deadline
 from bourn.interval import Interval
 from bourn.network.affine import Affine
 from bourn.network.graph import Graph
-from bourn.problem.input_set import Box, dot
+from bourn.problem.input_set import InputSet, dot
 from bourn.problem.problem import Objectives
 from bourn.relaxations.base import LineRule, Nonlinearity
 from bourn.rounding import TINY, UNIT, down, gamma, up
@@ -37,7 +37,7 @@ class Functions:
     upper_constant: Tensor
     error: Tensor
 
-    def size(self, box: Box) -> Tensor:
+    def size(self, box: InputSet) -> Tensor:
         """An upper bound of the sum of all absolute terms of either function, (B, *shape)."""
         x = box.interval.magnitude.flatten(1)
         matrix = torch.maximum(self.lower_matrix.abs(), self.upper_matrix.abs())
@@ -45,7 +45,7 @@ class Functions:
         spread = torch.matmul(x[:, None], matrix.flatten(2))[:, 0].reshape(constant.shape)
         return spread * (1 + gamma(x.shape[1] + 4)) + constant + self.error
 
-    def interval(self, box: Box) -> Interval:
+    def interval(self, box: InputSet) -> Interval:
         """Bounds over the box, rounded outward."""
         low, _, below = box.extremes(_as_rows(self.lower_matrix, box))
         _, high, above = box.extremes(_as_rows(self.upper_matrix, box))
@@ -75,7 +75,7 @@ class ForwardLinear(Solver):
     def prepare(
         self,
         graph: Graph,
-        box: Box,
+        box: InputSet,
         *,
         inner: Mapping[int, Interval] | None = None,
         begin: Mapping[int, Interval] | None = None,
@@ -90,7 +90,7 @@ class ForwardLinear(Solver):
             parts.append(self._propagate(graph, box[some], known, deadline))
         return Forward(graph, box, parts)
 
-    def _propagate(self, graph: Graph, box: Box, known: tuple[Inner, Inner, Inner], deadline: Deadline) -> _Part:
+    def _propagate(self, graph: Graph, box: InputSet, known: tuple[Inner, Inner, Inner], deadline: Deadline) -> _Part:
         last_reader = {i: number for number, node in enumerate(graph.nodes) for i in node.inputs}
         found: dict[int, Functions] = {}
         intervals: dict[int, Interval] = {}
@@ -110,20 +110,20 @@ class ForwardLinear(Solver):
         return _Part(box, intervals, found[graph.output])
 
 
-def _as_rows(matrix: Tensor, box: Box) -> Tensor:
+def _as_rows(matrix: Tensor, box: InputSet) -> Tensor:
     """(B, n, *shape) to one row on the input for every entry: (B, size, *input_shape)."""
     flat = matrix.flatten(2).mT
     return flat.reshape(*flat.shape[:2], *box.shape)
 
 
-def _input(box: Box) -> Functions:
+def _input(box: InputSet) -> Functions:
     identity = torch.eye(box.lower[0].numel(), dtype=torch.float64, device=box.lower.device)
     identity = identity.reshape(1, -1, *box.shape).expand(box.batch, -1, *box.shape)
     zero = torch.zeros_like(box.lower)
     return Functions(identity, zero, identity, zero, zero)
 
 
-def _affine(operation: Affine, arguments: list[Functions], box: Box) -> Functions:
+def _affine(operation: Affine, arguments: list[Functions], box: InputSet) -> Functions:
     """A x = A (l + u) / 2 + |A| (u - l) / 2 for both ends at once, which is what the signs of A choose."""
     if not arguments:
         value = operation.constant(box.batch)
@@ -149,7 +149,7 @@ def _affine(operation: Affine, arguments: list[Functions], box: Box) -> Function
     return Functions(lower, center - spread, upper, center + spread, error)
 
 
-def _nonlinear(operation: Nonlinearity, arguments: list[tuple[Functions, Interval]], rule: LineRule, box: Box) -> Functions:
+def _nonlinear(operation: Nonlinearity, arguments: list[tuple[Functions, Interval]], rule: LineRule, box: InputSet) -> Functions:
     """Each line on the ends of the pre-activations that its slopes' signs ask for."""
     lines = operation.lines(rule, *(interval for _, interval in arguments))
 
@@ -177,7 +177,7 @@ def _nonlinear(operation: Nonlinearity, arguments: list[tuple[Functions, Interva
 class _Part:
     """Some problems of the batch: bounds of every node, functions of the output."""
 
-    box: Box
+    box: InputSet
     intervals: Mapping[int, Interval]
     output: Functions
 
@@ -187,7 +187,7 @@ class Forward(Prepared):
     """Bounds of every node and the linear functions of the output."""
 
     graph: Graph
-    box: Box
+    box: InputSet
     parts: list[_Part]
 
     @property

@@ -17,6 +17,9 @@ from scipy import sparse
 from bourn.deadline import Deadline
 from bourn.program.sparse import Matrix, SparseProgram
 
+_MOST_CUTS = 30
+"""Tangents that one objective may add."""
+
 # The binding itself: the class around it writes a banner to stdout when the first one is made, and runs in a thread.
 _Highs: Any = getattr(highspy, "_Highs", highspy.Highs)
 
@@ -43,6 +46,10 @@ class Model:
             share = Matrix((1 / e.widths, (e.owners, np.arange(len(e.owners)) + e.first_column)), shape=(len(e.numbers), lp.count))
             several = np.bincount(e.owners, minlength=len(e.numbers)) > 1
             most.append(share[mask & several])
+        if lp.budget is not None and lp.budget > 0 and lp.inputs:
+            share = np.zeros((1, lp.count))
+            share[0, : lp.inputs] = 1 / lp.budget
+            most.append(Matrix(share))
         self._equalities = sum(len(r) for r in right)
         self._pass(sparse.vstack([*equal, *most], format="csr")[:, self._columns], np.concatenate(right), widths[self._columns])
 
@@ -68,14 +75,31 @@ class Model:
         self._all = np.arange(len(widths), dtype=np.int32)
 
     def minimise(self, cost: Matrix, deadline: Deadline) -> bool:
-        """Solve for one objective (1, columns); whether the optimum was reached."""
+        """Solve for one objective (1, columns); whether the optimum was reached.
+
+        An l2 ball is cut along its tangents where the LP's points leave it; later objectives profit from that too.
+        """
         own = np.zeros(len(self._all))
         own[self._renumber[cost.indices]] = cost.data
         if math.isfinite(deadline.left):
             self._highs.setOptionValue("time_limit", self._highs.getRunTime() + max(0.01, deadline.left))
         self._highs.changeColsCost(len(own), self._all, own)
-        self._highs.run()
-        return bool(self._highs.getModelStatus() == highspy.HighsModelStatus.kOptimal)
+        inputs = self._columns[self._columns < self._lp.inputs]
+        stable = np.zeros(len(inputs))
+        for cuts in range(_MOST_CUTS + 1):
+            self._highs.run()
+            if self._highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+                return False
+            if self._lp.sphere is None:
+                return True
+            values = np.array(self._highs.getSolution().col_value)[: len(inputs)]
+            cut = self._lp.sphere.tangent(inputs, values, stable)
+            if cut is None:
+                return True
+            if cuts < _MOST_CUTS:
+                normal, limit, stable = cut
+                self._highs.addRow(-highspy.kHighsInf, limit, len(inputs), np.arange(len(inputs), dtype=np.int32), normal)
+        return False
 
     def greatest(self, rows: Matrix, constant: np.ndarray, deadline: Deadline) -> np.ndarray | None:
         """Weights with sum 1, the duals of minimising the greatest of these rows; None where there is no optimum."""

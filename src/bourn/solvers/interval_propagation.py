@@ -12,17 +12,22 @@ from bourn.deadline import NEVER, Deadline
 from bourn.interval import Interval
 from bourn.network.affine import Affine
 from bourn.network.graph import Graph
-from bourn.problem.input_set import Box
+from bourn.problem.input_set import Box, InputSet
 from bourn.problem.problem import Objectives
-from bourn.program.relaxed import affine_magnitude
-from bourn.relaxations.base import Nonlinearity
+from bourn.program.relaxed import affine_magnitude, start
+from bourn.relaxations.base import LineRule, Nonlinearity
 from bourn.rounding import TINY, UNIT, down, gamma, up
+from bourn.solvers.back_substitution import BackSubstitution
 from bourn.solvers.base import Prepared, Solution, Solver, Status, output_rows, settle
 
 
 @dataclass(frozen=True)
 class IntervalPropagation(Solver):
-    """Gowal et al. 2018, *On the Effectiveness of Interval Bound Propagation*; sound, not complete."""
+    """Gowal et al. 2018, *On the Effectiveness of Interval Bound Propagation*; sound, not complete.
+
+    A set that is no box is one to the first nonlinear layer only: pre-activations that are affine in the input have their
+    exact extremes over it; objectives on the input itself are minimised over the enclosing box.
+    """
 
     solved_by = "interval propagation"
 
@@ -33,7 +38,7 @@ class IntervalPropagation(Solver):
     def prepare(
         self,
         graph: Graph,
-        box: Box,
+        box: InputSet,
         *,
         inner: Mapping[int, Interval] | None = None,
         begin: Mapping[int, Interval] | None = None,
@@ -41,11 +46,14 @@ class IntervalPropagation(Solver):
         deadline: Deadline = NEVER,
     ) -> Intervals:
         known: dict[int, Interval] = {}
+        direct = [] if isinstance(box, Box) else _affine_in_input(graph)
         for number, node in enumerate(graph.nodes):
             deadline.check()
             arguments = [known[i] for i in node.inputs]
             if isinstance(node.operation, Affine):
                 known[number] = affine_interval(node.operation, arguments, box.batch)
+                if number in direct:
+                    known[number] = known[number].intersect(_extremes(graph, box, number, deadline))
             elif isinstance(node.operation, Nonlinearity):
                 known[number] = node.operation.range(*arguments)
             else:
@@ -59,7 +67,7 @@ class Intervals(Prepared):
     """Bounds of every node."""
 
     graph: Graph
-    box: Box
+    box: InputSet
     nodes: Mapping[int, Interval]
 
     @property
@@ -79,6 +87,16 @@ class Intervals(Prepared):
                 rounding = rounding + 4 * UNIT * Box(Interval(-x.magnitude, x.magnitude)).extremes(row)[1]
             low, error = low + part, error + rounding + 4 * UNIT * part.abs()
         return Solution(down(low - error * (1 + 2.0**-20)).expand(self.box.batch, count), Status.CLOSED_FORM)
+
+
+def _affine_in_input(graph: Graph) -> list[int]:
+    """Pre-activations, and the output, before which there is nothing nonlinear."""
+    ends = {*graph.pre_activations, graph.output}
+    return [v for v in ends if v and not set(graph.ancestors(v)) & set(graph.nonlinear)]
+
+
+def _extremes(graph: Graph, box: InputSet, node: int, deadline: Deadline) -> Interval:
+    return BackSubstitution().entries(start(graph, box, LineRule.AREA), node, deadline)
 
 
 def affine_interval(operation: Affine, arguments: list[Interval], batch: int) -> Interval:

@@ -12,7 +12,7 @@ from bourn.deadline import NEVER, Deadline
 from bourn.errors import UsageError
 from bourn.interval import Interval
 from bourn.network.graph import Graph
-from bourn.problem.input_set import Box
+from bourn.problem.input_set import InputSet
 from bourn.relaxations.base import LineRule
 from bourn.solvers.back_substitution import BackSubstitution
 from bourn.solvers.base import Prepared, Solver
@@ -52,7 +52,7 @@ class Method:
     def prepare(
         self,
         graph: Graph,
-        box: Box,
+        box: InputSet,
         *,
         inner: Mapping[int, Interval] | None = None,
         begin: Mapping[int, Interval] | None = None,

@@ -17,7 +17,7 @@ from torch import Tensor
 from bourn.deadline import NEVER, Deadline
 from bourn.interval import Interval
 from bourn.network.graph import Graph
-from bourn.problem.input_set import Box
+from bourn.problem.input_set import InputSet
 from bourn.problem.problem import Objectives
 from bourn.program.linear_bounds import RowBounds, back_substitute
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Simplex(Solver):
     """The optimum of the relaxed program, by HiGHS; sound, and exact for the relaxation up to rounding.
+
+    On an l2 ball, which is no polyhedron, it is exact only where a limited number of cuts gets there.
 
     ``chunk_bytes`` bounds the memory of one set of rows.  ``patience``: the share of the time left that may go into inner
     bounds; neurons that are not reached by then keep their bounds in closed form.
@@ -50,7 +52,7 @@ class Simplex(Solver):
     def prepare(
         self,
         graph: Graph,
-        box: Box,
+        box: InputSet,
         *,
         inner: Mapping[int, Interval] | None = None,
         begin: Mapping[int, Interval] | None = None,
@@ -93,7 +95,7 @@ class Optimised(Prepared):
         return self.program.graph
 
     @property
-    def box(self) -> Box:  # type: ignore[override]
+    def box(self) -> InputSet:  # type: ignore[override]
         return self.program.box
 
     @property

@@ -18,7 +18,7 @@ from bourn.deadline import NEVER, Deadline
 from bourn.interval import Interval
 from bourn.network.affine import Affine
 from bourn.network.graph import Graph
-from bourn.problem.input_set import Box, dot
+from bourn.problem.input_set import InputSet, dot
 from bourn.problem.problem import Objectives
 from bourn.relaxations.base import LineRule, Nonlinearity
 from bourn.rounding import TINY, UNIT, down, gamma, up
@@ -56,7 +56,8 @@ class Form:
 class Zonotope(Solver):
     """Singh et al. 2018, *Fast and Effective Robustness Certification*; sound, not complete.
 
-    On a box its bounds are those of Fast-Lin.  ``chunk_bytes`` bounds the memory of one node's generators.
+    On a box its bounds are those of Fast-Lin; of any other set it sees the enclosing box only.  ``chunk_bytes`` bounds the
+    memory of one node's generators.
     """
 
     chunk_bytes: int = 1 << 26
@@ -69,7 +70,7 @@ class Zonotope(Solver):
     def prepare(
         self,
         graph: Graph,
-        box: Box,
+        box: InputSet,
         *,
         inner: Mapping[int, Interval] | None = None,
         begin: Mapping[int, Interval] | None = None,
@@ -86,7 +87,7 @@ class Zonotope(Solver):
         return Zonotopes(graph, box, parts)
 
 
-def _propagate(graph: Graph, box: Box, known: tuple[Inner, Inner, Inner], deadline: Deadline) -> _Part:
+def _propagate(graph: Graph, box: InputSet, known: tuple[Inner, Inner, Inner], deadline: Deadline) -> _Part:
     last_reader = {i: number for number, node in enumerate(graph.nodes) for i in node.inputs}
     forms: dict[int, Form] = {}
     intervals: dict[int, Interval] = {}
@@ -108,7 +109,7 @@ def _propagate(graph: Graph, box: Box, known: tuple[Inner, Inner, Inner], deadli
     return _Part(box, intervals, forms[0], forms[graph.output])
 
 
-def _input(box: Box) -> Form:
+def _input(box: InputSet) -> Form:
     center, radius = box.interval.center, box.interval.radius
     generators = torch.diag_embed(radius.flatten(1)).reshape(box.batch, -1, *box.shape)
     return Form(center, generators, torch.zeros_like(center))
@@ -169,7 +170,7 @@ def _own_symbols(half: Tensor) -> Tensor:
 class _Part:
     """Some problems of the batch: bounds of every node, forms of the input and the output."""
 
-    box: Box
+    box: InputSet
     intervals: Mapping[int, Interval]
     input: Form
     output: Form
@@ -180,7 +181,7 @@ class Zonotopes(Prepared):
     """Bounds of every node and the forms of the output."""
 
     graph: Graph
-    box: Box
+    box: InputSet
     parts: list[_Part]
 
     @property
