@@ -100,6 +100,10 @@ class Smooth(ElementWise):
         own = self.derivative(point)
         return own if len(set(self.breaks)) == len(self.breaks) else torch.where(point >= end, self.derivative(point, True), own)
 
+    def refined(self, hint: Tensor, piece: int, z: Interval, slope: Tensor, below: bool) -> Tensor:
+        """A better hint for one of the :meth:`pieces`, where there is a closed form."""
+        return hint
+
     def error(self, value: Tensor) -> Tensor:
         """How far a computed value or derivative may be from the true one."""
         return self.PRECISION * (value.abs() + self.floor)
@@ -114,10 +118,10 @@ class Smooth(ElementWise):
         best = torch.full_like(slope, math.inf)
         error = torch.zeros_like(slope)
         size = slope.abs()
-        for start, end, convex in self.pieces(z, below):
+        for number, (start, end, convex) in enumerate(self.pieces(z, below)):
             if convex:
                 # A slope that the stretch does not have is least at one of its ends, and a hint for another stretch no use.
-                point = torch.minimum(torch.maximum(hint, start), end)
+                point = torch.minimum(torch.maximum(self.refined(hint, number, z, slope, below), start), end)
                 point = torch.where(sign * self._slope(end, end) <= slope, end, point)
                 point = torch.where(sign * self.derivative(start) >= slope, start, point)
                 value, turn = sign * self.evaluate(point), sign * self._slope(point, end)
