@@ -34,11 +34,11 @@ class LineRule(Enum):
     """One slope, the chord's, for both lines (Fast-Lin, Wong-Kolter, DeepZ)."""
     AREA = "lines of least area"
     """The edges of both envelopes over the interval's midpoint: least area for one-kink functions (CROWN, DeepPoly)."""
-    LOWER_LEAST = "lower slope the least (ReLU: 0)"
+    LOWER_LEAST = "lower slope least (ReLU: 0)"
     """The upper line of AREA, and of the lower envelope the edge of least slope (CROWN with lower slope 0)."""
-    LOWER_GREATEST = "lower slope the greatest (ReLU: 1)"
+    LOWER_GREATEST = "lower slope greatest (ReLU: 1)"
     """The upper line of AREA, and of the lower envelope the edge of greatest slope (CROWN with lower slope 1)."""
-    JOIN = "parallel lines of the pieces' join (ReLU: slope 0)"
+    JOIN = "parallel lines, slope of the join (ReLU: 0)"
     """Parallel lines whose slope all pieces share, the one nearest 0 (AI2); the chord's for functions that have no pieces."""
 
     @property

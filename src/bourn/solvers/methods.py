@@ -150,7 +150,6 @@ METHODS: tuple[Method, ...] = (
         (papers.SINGH_2018,),
         aliases=("zonotope",),
         equal_to=("fast-lin", "wong-kolter"),
-        special_case_of=("lp-last",),
     ),
     Method(
         "crown-ibp",
@@ -288,7 +287,7 @@ OUTSIDE: tuple[Outside, ...] = (
     Outside("Branch and bound", "splits neurons or inputs, relaxes every part", (papers.BUNEL,), complete=True),
     Outside("Cutting planes", "constraints across neurons and layers, from a MILP solver", (papers.CUTS,)),
     Outside("k-ReLU, PRIMA", "hulls of several neurons at once", (papers.SINGH_K_RELU, papers.MUELLER)),
-    Outside("Neuron with its affine inputs", "hulls over all inputs of a neuron", (papers.ANDERSON, papers.TJANDRAATMADJA)),
+    Outside("Multi-input hulls", "a neuron's hull over all inputs of its affine map", (papers.ANDERSON, papers.TJANDRAATMADJA)),
     Outside("SDP", "products of neurons in a positive semidefinite matrix", (papers.RAGHUNATHAN,)),
     Outside("Constraint on the output", "inner bounds only where the property is broken", (papers.KOTHA,)),
 )

@@ -29,7 +29,11 @@ REFERENCE = Paper(
 """Where the map and the barrier come from."""
 
 ANDERSON = Paper(
-    "Anderson et al.", 2020, "Strong mixed-integer programming formulations for trained neural networks", "Math. Program.", "1811.08359"
+    "Anderson et al.",
+    2020,
+    "Strong mixed-integer programming formulations for trained neural networks",
+    "Math. Program.",
+    "1811.08359",
 )
 BUNEL = Paper("Bunel et al.", 2018, "A Unified View of Piecewise Linear Neural Network Verification", "NeurIPS", "1711.00455")
 CUTS = Paper(
@@ -56,7 +60,11 @@ MUELLER = Paper(
     "2103.03638",
 )
 RAGHUNATHAN = Paper(
-    "Raghunathan et al.", 2018, "Semidefinite relaxations for certifying robustness to adversarial examples", "NeurIPS", "1811.01057"
+    "Raghunathan et al.",
+    2018,
+    "Semidefinite relaxations for certifying robustness to adversarial examples",
+    "NeurIPS",
+    "1811.01057",
 )
 SINGH_2018 = Paper("Singh et al.", 2018, "Fast and Effective Robustness Certification", "NeurIPS")
 SINGH_2019 = Paper("Singh et al.", 2019, "An Abstract Domain for Certifying Neural Networks", "POPL")
@@ -68,9 +76,7 @@ TJANDRAATMADJA = Paper(
     "NeurIPS",
     "2006.14076",
 )
-TJENG = Paper(
-    "Tjeng et al.", 2019, "Evaluating Robustness of Neural Networks with Mixed Integer Programming", "ICLR", "1711.07356"
-)
+TJENG = Paper("Tjeng et al.", 2019, "Evaluating Robustness of Neural Networks with Mixed Integer Programming", "ICLR", "1711.07356")
 WANG = Paper("Wang et al.", 2018, "Efficient Formal Safety Analysis of Neural Networks", "NeurIPS", "1809.08098")
 WENG = Paper("Weng et al.", 2018, "Towards Fast Computation of Certified Robustness for ReLU Networks", "ICML", "1804.09699")
 WONG = Paper(
