@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ Methods = tuple[Method, ...]
 Places = dict[str, tuple[int, int]]
 """Method to row (1: right below the barrier) and slot, from left to right, those of the dual column last."""
 
-WIDTH, HEIGHT, PITCH_X, PITCH_Y = 2.5, 0.98, 2.72, 1.36
-FILL = {View.PRIMAL: ("#eef3f9", "#7f9cc0"), View.DUAL: ("#ecf6f1", "#4d9a7c")}
-_IN_WORDS = {"same, layer by layer": "its own"}
+WIDTH, HEIGHT, PITCH_X, PITCH_Y = 2.44, 1.1, 2.68, 1.46
+FILL = {View.PRIMAL: ("#eef3f9", "#5c80ad"), View.DUAL: ("#ecf6f1", "#4d9a7c")}
+GREY = "#5b6672"
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def equalities(methods: Methods, places: Places) -> Iterator[tuple[str, str]]:
     for m in methods:
         group = sorted((name for name in (m.name, *m.equal_to) if name in places), key=lambda name: places[name][1])
         if len(group) > 1 and group[0] == m.name:
-            yield from zip(group, group[1:], strict=False)
+            yield from pairwise(group)
 
 
 def _cost(methods: Methods, places: Places) -> float:
@@ -131,15 +131,15 @@ def draw_map(path: Path, methods: Methods = METHODS) -> None:
     found = arrange(methods)
     per_row = 4
     lines = -(-len(OUTSIDE) // per_row)
-    width, top = found.slots * PITCH_X + 0.3, 1.6 + lines * 0.86
+    width, top = found.slots * PITCH_X + 0.3, 1.1 + lines * 0.86
     figure, axes = new_figure(width, found.rows * PITCH_Y + 0.75 + top)
     axes.axis("off")
     axes.set_xlim(-PITCH_X / 2 - 0.15, (found.slots - 0.5) * PITCH_X + 0.15)
-    axes.set_ylim(-found.rows * PITCH_Y - 0.65, top - 0.1)
+    axes.set_ylim(-found.rows * PITCH_Y - 0.72, top)
     left, right = -PITCH_X / 2 + 0.05, (found.slots - 0.5) * PITCH_X - 0.05
     _outside(axes, left, right, per_row, lines)
     _barrier(axes, left, right, next(m for m in methods if m.name == BARRIER))
-    _columns(axes, found, left, right)
+    _columns(axes, found)
     for child, parent in edges(methods):
         _arrow(axes, found.places, child, parent)
     for a, b in equalities(methods, found.places):
@@ -149,11 +149,11 @@ def draw_map(path: Path, methods: Methods = METHODS) -> None:
             _box(axes, m, *_center(found.places[m.name]))
     axes.text(
         left,
-        -found.rows * PITCH_Y - 0.55,
-        "arrow: special case of (on its inner bounds the other is nowhere below it)     =: the same value     "
-        "all are sound, none below the barrier is complete     ReLU networks on boxes",
+        -found.rows * PITCH_Y - 0.6,
+        "arrow: special case of (on its inner bounds the other, at its optimum, is nowhere below it)      = : the same value      "
+        "all are sound, none below the barrier is complete      for ReLU networks on boxes",
         fontsize=9,
-        color="#5b6672",
+        color=GREY,
     )
     save(figure, path)
 
@@ -172,16 +172,24 @@ def _rounded(axes: Any, x: float, y: float, width: float, height: float, **style
 def _box(axes: Any, m: Method, x: float, y: float) -> None:
     fill, edge = FILL[m.view]
     _rounded(axes, x - WIDTH / 2, y - HEIGHT / 2, WIDTH, HEIGHT, facecolor=fill, edgecolor=edge, linewidth=1.2, zorder=3)
-    inner = _IN_WORDS.get(m.inner_bounds, m.inner_bounds)
     text = [
-        (m.title.split(":")[0].split(", inner")[0].replace(" (zonotope with meet and join)", ""), 10.5, "bold", INK),
-        (m.source, 8.2, "normal", "#5b6672"),
-        (m.relaxation.replace(", slope of the join (ReLU: 0)", " of the join"), 8.2, "normal", INK),
+        (_short(m.title, 26), 10.5, "bold", INK),
+        (m.source, 8.2, "normal", GREY),
+        (_short(m.relaxation, 36), 8.2, "normal", INK),
         (m.solved_by, 8.2, "normal", INK),
-        (f"on {inner}" if inner != "its own" else "on its own inner bounds", 8.2, "normal", INK),
-        (m.exactness.value, 8.2, "normal", edge),
+        (f"inner bounds: {m.inner_bounds}", 8.2, "normal", INK),
+        (m.exactness.value, 8.2, "bold", edge),
     ]
-    _lines(axes, x, y + HEIGHT / 2 - 0.12, text, 0.153)
+    _lines(axes, x, y + HEIGHT / 2 - 0.165, text, 0.158)
+
+
+def _short(words: str, most: int) -> str:
+    """Up to the first colon; without what stands in parentheses or after a comma where that is too long."""
+    words = words.split(":")[0] if "(ReLU:" not in words else words
+    for mark in (" (", ", "):
+        if len(words) > most:
+            words = words.split(mark)[0]
+    return words
 
 
 def _lines(axes: Any, x: float, y: float, text: list[tuple[str, float, str, str]], step: float) -> None:
@@ -201,21 +209,18 @@ def _barrier(axes: Any, left: float, right: float, m: Method) -> None:
     )
 
 
-def _columns(axes: Any, found: Arrangement, left: float, right: float) -> None:
+def _columns(axes: Any, found: Arrangement) -> None:
     cut = (found.primal - 0.5) * PITCH_X
     bottom = -found.rows * PITCH_Y - 0.36
     axes.plot([cut, cut], [bottom, -0.12], color="#c8ced6", linewidth=1, linestyle=(0, (4, 4)), zorder=0)
-    for x, align, view, says in ((left, "left", View.PRIMAL, "the relaxed problem"), (right, "right", View.DUAL, "multipliers")):
-        axes.text(
-            x, bottom + 0.02, f"{view.name}: {says}", ha=align, va="bottom", fontsize=11, fontweight="bold", color=FILL[view][1]
-        )
+    for x, align, view in ((cut - 0.1, "right", View.PRIMAL), (cut + 0.1, "left", View.DUAL)):
+        axes.text(x, -0.16, view.name, ha=align, va="top", fontsize=11, fontweight="bold", color=FILL[view][1])
 
 
 def _outside(axes: Any, left: float, right: float, per_row: int, lines: int) -> None:
     pitch = (right - left) / per_row
-    axes.text(
-        left, 0.72 + lines * 0.86, "OUTSIDE THE CLASS: may pass the barrier", fontsize=11, fontweight="bold", color=ATTACK, va="center"
-    )
+    heading = "OUTSIDE THE CLASS of layer-wise convex relaxations: may pass the barrier"
+    axes.text(left + 0.06, 0.74 + lines * 0.86, heading, fontsize=11, fontweight="bold", color=ATTACK, va="center")
     for number, o in enumerate(OUTSIDE):
         x = left + (number % per_row + 0.5) * pitch
         y = 0.6 + (lines - 0.5 - number // per_row) * 0.86
@@ -223,7 +228,7 @@ def _outside(axes: Any, left: float, right: float, per_row: int, lines: int) -> 
         _rounded(axes, x - pitch / 2 + 0.06, y - 0.36, pitch - 0.12, 0.72, **style)
         text = [
             (o.name + (" (complete)" if o.complete else ""), 10.5, "bold", INK),
-            (o.source, 8.2, "normal", "#5b6672"),
+            (o.source, 8.2, "normal", GREY),
             (o.why, 8.2, "normal", INK),
             (o.available, 8.2, "normal", ATTACK),
         ]
@@ -239,7 +244,7 @@ def _arrow(axes: Any, places: Places, child: str, parent: str) -> None:
     lane, end = (_center(places[parent])[0], _center(places[parent])[1] - HEIGHT / 2) if parent in places else (x, -0.04)
     bus = start + (PITCH_Y - HEIGHT) * 0.45
     corners = [(x, start), (x, bus), (lane, bus), (lane, end)] if lane != x else [(x, start), (x, end)]
-    style = {"arrowstyle": "-|>,head_width=3.2,head_length=6", "color": "#5b6672", "linewidth": 1.3, "zorder": 2}
+    style: dict[str, Any] = {"arrowstyle": "-|>,head_width=3.2,head_length=6", "color": GREY, "linewidth": 1.3, "zorder": 2}
     axes.add_patch(FancyArrowPatch(path=Line(corners), joinstyle="round", shrinkA=0, shrinkB=0, **style))
 
 

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from bourn.ladders import Ladder
 
 PROVED, OPEN, BARRIER, ATTACK, INK = "#2a7f5f", "#8fa3b8", "#1f3a5f", "#c2452d", "#22272e"
-_PALETTE = ("#b9c4cf", "#8fa3b8", "#6f8fb3", "#c9a66b", "#b07aa1", "#76b7b2", "#59a14f", "#e08a4c", "#4e79a7", "#9c755f", "#d37295")
+_PALETTE = (
+    *("#b9c4cf", "#8fa3b8", "#bcbd6a", "#6f8fb3", "#c9a66b", "#b07aa1", "#76b7b2", "#8cd17d"),
+    *("#499894", "#59a14f", "#e08a4c", "#4e79a7", "#9c755f", "#d37295", "#6b4c9a", "#a0522d"),
+)
 
 
 def check_plot(plot: Path) -> None:

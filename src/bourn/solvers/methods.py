@@ -87,8 +87,8 @@ class Method:
         """Where the pre-activation bounds come from, in words."""
         if self.inner is None:
             return "same, layer by layer"
-        lines = self.inner.rule.value if isinstance(self.inner, BackSubstitution) else ""
-        return f"{self.inner.solved_by}, {lines}" if lines else self.inner.solved_by
+        alone = (m.name for m in METHODS if m.inner is None and m.solver == self.inner)
+        return f"those of {next(alone, self.inner.solved_by)}"
 
     def prepare(
         self,
@@ -285,7 +285,7 @@ OUTSIDE: tuple[Outside, ...] = (
     Outside("MILP", "a binary variable for every unstable neuron", (papers.TJENG,), complete=True),
     Outside("SMT (Reluplex)", "case distinctions inside a simplex", (papers.KATZ,), complete=True),
     Outside("Branch and bound", "splits neurons or inputs, relaxes every part", (papers.BUNEL,), complete=True),
-    Outside("Cutting planes", "constraints across neurons and layers, from a MILP solver", (papers.CUTS,)),
+    Outside("Cutting planes", "constraints across neurons and layers", (papers.CUTS,)),
     Outside("k-ReLU, PRIMA", "hulls of several neurons at once", (papers.SINGH_K_RELU, papers.MUELLER)),
     Outside("Multi-input hulls", "a neuron's hull over all inputs of its affine map", (papers.ANDERSON, papers.TJANDRAATMADJA)),
     Outside("SDP", "products of neurons in a positive semidefinite matrix", (papers.RAGHUNATHAN,)),
