@@ -132,7 +132,10 @@ def draw_map(path: Path, methods: Methods = METHODS) -> None:
     per_row = 4
     lines = -(-len(OUTSIDE) // per_row)
     width, top = found.slots * PITCH_X + 0.3, 1.1 + lines * 0.86
-    figure, axes = new_figure(width, found.rows * PITCH_Y + 0.75 + top)
+    figure, axes = new_figure(width, found.rows * PITCH_Y + 0.72 + top)
+    # One unit is one inch, so that the text fits into the boxes.
+    figure.set_layout_engine("none")
+    axes.set_position((0, 0, 1, 1))
     axes.axis("off")
     axes.set_xlim(-PITCH_X / 2 - 0.15, (found.slots - 0.5) * PITCH_X + 0.15)
     axes.set_ylim(-found.rows * PITCH_Y - 0.72, top)
@@ -150,8 +153,8 @@ def draw_map(path: Path, methods: Methods = METHODS) -> None:
     axes.text(
         left,
         -found.rows * PITCH_Y - 0.6,
-        "arrow: special case of (on its inner bounds the other, at its optimum, is nowhere below it)      = : the same value      "
-        "all are sound, none below the barrier is complete      for ReLU networks on boxes",
+        "arrow: special case of (on its inner bounds the other's optimum is nowhere below it)    =: the same value    "
+        "all sound, none below the barrier complete    (ReLU networks, boxes)",
         fontsize=9,
         color=GREY,
     )

@@ -126,7 +126,7 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(
         "forward",
-        "Forward linear bounds (symbolic intervals, Neurify)",
+        "Forward linear bounds (symbolic intervals)",
         ForwardLinear(),
         View.PRIMAL,
         (papers.WANG,),
