@@ -272,12 +272,13 @@ class Smooth(ElementWise):
 
     def slopes(self, z: Interval, rule: LineRule) -> tuple[Tensor, Tensor]:
         kept = self._kept(z)
-        if rule is LineRule.PARALLEL:
+        if rule.parallel:
             slope = chord(self, kept.lower, kept.upper, 1.0)
             lower = upper = self._flat_outside(z, slope)
             return lower, upper
         below, above = self.sides(kept)
-        return self._flat_outside(z, below.line(below.start)[0][0]), self._flat_outside(z, above.line(above.start)[0][0])
+        lower = below.line(_lower_position(below, rule))[0][0]
+        return self._flat_outside(z, lower), self._flat_outside(z, above.line(above.start)[0][0])
 
     def _flat_outside(self, z: Interval, slope: Tensor) -> Tensor:
         for where, own, _ in self._affine(z):
@@ -340,11 +341,16 @@ class Smooth(ElementWise):
 
     def lines(self, rule: LineRule, *z: Interval) -> Lines:
         lower_slope, upper_slope = self.slopes(z[0], rule)
-        if rule is LineRule.PARALLEL:
+        if rule.parallel:
             lower, upper = self.offsets(z[0], lower_slope, upper_slope)
         else:
             kept = self._kept(z[0])
             below, above = self.sides(kept)
-            hints = below.hint(below.start), above.hint(above.start)
+            hints = below.hint(_lower_position(below, rule)), above.hint(above.start)
             lower, upper = self._offsets(z[0], kept, lower_slope, upper_slope, hints)
         return Lines((lower_slope,), lower, (upper_slope,), upper)
+
+
+def _lower_position(below: Positions, rule: LineRule) -> Tensors:
+    """Where the rule's lower line is best: a convex envelope is steepest at its right end."""
+    return {LineRule.LOWER_LEAST: below.least, LineRule.LOWER_GREATEST: below.greatest}.get(rule, below.start)
