@@ -257,6 +257,18 @@ class SparseProgram:
             raise ValueError("a node that matters is not bounded")
         return LinearRows(_side_by_side(pieces, count, self.count), constant.cpu().numpy())
 
+    def point(self, columns: np.ndarray) -> tuple[Tensor, dict[int, Tensor]]:
+        """What columns (M, count) say: inputs (M, *input_shape), and values (M, *shape) of nonlinear nodes' free entries."""
+        graph, count = self.program.graph, len(columns)
+        x = self._base.repeat(count, 1)
+        x[:, self._moved] += torch.from_numpy(columns[:, : self.inputs] * self._signs).to(x.device)
+        wanted = {}
+        for e in self.entries:
+            value = torch.zeros(count, graph.nodes[e.node].size, dtype=torch.float64, device=x.device)
+            value[:, e.numbers] = torch.from_numpy(e.base[1] + (e.heights @ columns[:, e.columns].T).T).to(x.device)
+            wanted[e.node] = value.reshape(count, *graph.nodes[e.node].shape)
+        return x.reshape(count, *graph.input_shape), wanted
+
     def needed(self, row_columns: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         """Which entries of each node (masks), and which columns (a mask), rows over the columns ``row_columns`` depend on."""
         used = np.zeros(self.count, dtype=bool)

@@ -108,7 +108,7 @@ class Model:
                 return True
             values = np.array(self._highs.getSolution().col_value)
             cut = None if self._lp.sphere is None else self._lp.sphere.tangent(inputs, values[: len(inputs)], stable)
-            left = self._cut_hulls(values, rounds < _MOST_CUTS)
+            left = self._cut_hulls(rounds < _MOST_CUTS)
             if cut is None and not left:
                 return True
             if cut is not None and rounds < _MOST_CUTS:
@@ -118,11 +118,10 @@ class Model:
                 break
         return False
 
-    def _cut_hulls(self, values: np.ndarray, add: bool) -> bool:
-        """Whether the point with these columns leaves a hull; its lines there are added where that is asked for."""
+    def _cut_hulls(self, add: bool) -> bool:
+        """Whether the last solution's point leaves a hull; its lines there are added where that is asked for."""
         found = False
-        everything = np.zeros(self._lp.count)
-        everything[self._columns] = values
+        everything = self.point()
         for e, mask in zip(self._lp.entries, self._masks, strict=True):
             if e.hull is None or not mask.any():
                 continue
@@ -154,6 +153,12 @@ class Model:
             return None
         weights = np.clip(-np.array(solution.row_dual[-rows.shape[0] :]), 0.0, None)
         return weights / weights.sum() if weights.sum() > 0 else None
+
+    def point(self) -> np.ndarray:
+        """The columns of the program at the last objective's solution; 0 for those that it does not depend on."""
+        found = np.zeros(self._lp.count)
+        found[self._columns] = np.array(self._highs.getSolution().col_value)[: len(self._columns)]
+        return found
 
     def multipliers(self) -> Iterator[tuple[int, np.ndarray, list[np.ndarray]]]:
         """(node, mask of its free entries, their multipliers, one array an input) of the last objective; 0 where HiGHS has none."""

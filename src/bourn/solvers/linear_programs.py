@@ -14,6 +14,7 @@ from bourn.deadline import Deadline
 from bourn.interval import Interval
 from bourn.problem.problem import Objectives
 from bourn.program.cuts import Matrix
+from bourn.program.feasible import value_at
 from bourn.program.linear_bounds import Multipliers, RowBounds, back_substitute
 from bourn.program.relaxed import RelaxedProgram
 from bourn.program.restrict import take_problems
@@ -151,6 +152,27 @@ class LinearPrograms:
             best[b, open_] = torch.maximum(best[b, open_], found.lower[0])
         return best
 
+
+    def primal(self, objectives: Objectives, deadline: Deadline) -> Tensor | None:
+        """The values (1, M) of objectives at feasible points near the LPs' solutions, for a batch of one.
+
+        None where there is no LP.  Not rounded outward.
+        """
+        (lp,), (program,) = self._lps, self._single
+        rows = output_rows(program.graph, objectives)
+        if lp is None:
+            return None
+        try:
+            costs = lp.rows(rows).matrix
+        except ValueError:
+            return None
+        model = Model(lp, costs)
+        columns = []
+        for number in range(len(objectives)):
+            model.minimise(costs[[number]], deadline)
+            columns.append(model.point())
+        x, wanted = lp.point(np.stack(columns))
+        return value_at(program, x, wanted, rows, objectives.constant)
 
     def trace(self, objectives: Objectives, keep: Container[int], deadline: Deadline) -> RowBounds:
         """The rows on the nodes ``keep`` at the optimum of objectives, for a batch of one."""

@@ -206,6 +206,16 @@ METHODS: tuple[Method, ...] = (
         special_case_of=("alpha-crown",),
     ),
     Method(
+        "dvijotham",
+        "Dvijotham's dual: ascent on the multipliers themselves",
+        DualAscent(steps=100, direct=True),
+        View.DUAL,
+        (papers.DVIJOTHAM,),
+        inner=BackSubstitution(LineRule.AREA),
+        exactness=Exactness.LIMIT,
+        special_case_of=(BARRIER,),
+    ),
+    Method(
         "alpha-crown",
         "alpha-CROWN, inner bounds fixed",
         DualAscent(),

@@ -39,6 +39,9 @@ BUNEL = Paper("Bunel et al.", 2018, "A Unified View of Piecewise Linear Neural N
 CUTS = Paper(
     "Zhang et al.", 2022, "General Cutting Planes for Bound-Propagation-Based Neural Network Verification", "NeurIPS", "2208.05740"
 )
+DVIJOTHAM = Paper(
+    "Dvijotham et al.", 2018, "A Dual Approach to Scalable Verification of Deep Networks", "UAI", "1803.06567"
+)
 EHLERS = Paper("Ehlers", 2017, "Formal Verification of Piece-Wise Linear Feed-Forward Neural Networks", "ATVA", "1705.01320")
 GEHR = Paper(
     "Gehr et al.", 2018, "AI2: Safety and Robustness Certification of Neural Networks with Abstract Interpretation", "IEEE S&P"
