@@ -30,13 +30,15 @@ from bourn.relaxations.base import NO_HINTS, Nonlinearity, Side, Tensors
 class Hull:
     """Both sides of a nonlinear node, rows' axis included, its free entries, and those with a summand of mu (None if none).
 
-    Entries that are not free have their lines for sides.
+    Entries that are not free have their lines for sides.  ``reach``: of what size a summand is, relative to the row, for every
+    input: the range of the hull's slopes where the multipliers themselves are looked for.
     """
 
     free: Tensor
     below: Side
     above: Side
     imposed: Tensor | None
+    reach: Tensors
 
 
 @dataclass(eq=False)
@@ -261,4 +263,16 @@ def _hull(program: RelaxedProgram, node: int, direct: bool) -> Hull:
         above = above.fixed(~free, lines.upper_slopes, lines.upper_offset)
     if imposed is not None and not bool(imposed.any()):
         imposed = None
-    return Hull(free[:, None], below.unsqueezed(), above.unsqueezed(), None if imposed is None else imposed[:, None])
+    reach = _slope_range(below, above) if direct else (torch.ones_like(lines.lower_offset),) * len(inputs)
+    own = None if imposed is None else imposed[:, None]
+    return Hull(free[:, None], below.unsqueezed(), above.unsqueezed(), own, tuple(r[:, None] for r in reach))
+
+
+def _slope_range(below: Side, above: Side) -> Tensors:
+    """How far apart the slopes of a hull's extreme lines are, for every input."""
+    extremes = [side.line(parameters)[0] for side in (below, above) for parameters in (side.least, side.start, side.greatest)]
+    found = []
+    for slopes in zip(*extremes, strict=True):
+        together = torch.stack(torch.broadcast_tensors(*slopes))  # type: ignore[no-untyped-call]
+        found.append(together.amax(0) - together.amin(0))
+    return tuple(found)

@@ -189,7 +189,8 @@ class _Run:
             old = moved[node][which]
             if limits is None:
                 size = torch.stack([row.abs().flatten(2).amax(2) for row in found.rows.values()]).amax(0)
-                moved[node][which] = old + change * size.reshape(*size.shape, *(1,) * (old.dim() - 2))
+                reach = self.dual.hulls[node].reach[which - len(moved[node])]
+                moved[node][which] = old + change * reach * size.reshape(*size.shape, *(1,) * (old.dim() - 2))
             else:
                 least, greatest = limits
                 moved[node][which] = (old + change * (greatest - least)).clamp(least, greatest)
