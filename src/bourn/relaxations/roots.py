@@ -7,6 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+_CLOSE = 1e-14
+"""How near to each other, relative to their size, the ends of the interval are when it is enough."""
+
 _STEPS = 80
 """Enough for bisection to reach neighbouring float64 numbers from any interval of usual size; it seldom takes a fifth of it."""
 
@@ -26,7 +29,7 @@ def root(function: Callable[[Tensor, Tensor], Tensor], low: Tensor, high: Tensor
     result = torch.where(fa >= 0, a, result)
     open_ = (fa < 0) & (fb > 0) & (b > a)
     which, a, b, fa, fb = which[open_], a[open_], b[open_], fa[open_], fb[open_]
-    share = torch.full_like(a, 0.5)
+    share = fa / (fa - fb)
     for _ in range(_STEPS):
         if not len(which):
             break
@@ -39,14 +42,15 @@ def root(function: Callable[[Tensor, Tensor], Tensor], low: Tensor, high: Tensor
         a, fa = x, fx
         best = torch.where(fa.abs() < fb.abs(), a, b)
         result[which] = best
-        width = (b - a).abs()
-        done = (fa == 0) | (width <= 4e-16 * best.abs() + 1e-300)
+        width, size = (b - a).abs(), best.abs()
+        kept = (fa != 0) & (width > _CLOSE * size + 1e-300)
+        if not bool(kept.any()):
+            break
         xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
         quadratic = (phi * phi < xi) & ((1 - phi) ** 2 < 1 - xi)
         step = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
-        least = (2e-16 * best.abs() + 5e-301) / width
-        share = torch.where(quadratic & step.isfinite(), step, 0.5).clamp(min=least, max=1 - least).nan_to_num(nan=0.5)
-        if bool(done.any()):
-            kept = ~done
+        least = (_CLOSE / 2 * size + 5e-301) / width
+        share = torch.where(quadratic & (step.abs() < 1), step, 0.5).clamp(min=least, max=1 - least)
+        if not bool(kept.all()):
             which, a, b, fa, fb, share = which[kept], a[kept], b[kept], fa[kept], fb[kept], share[kept]
     return result.reshape(shape)

@@ -194,19 +194,23 @@ class Smooth(ElementWise):
         An end where it does not: the nearer one where the function rises too steeply, the further one where it never touches.
         """
         right = anchor >= end
-        own, flat_end = (sign * self.evaluate(anchor)).reshape(-1), end.reshape(-1)
-        at, way = anchor.reshape(-1), torch.where(right, 1.0, -1.0).reshape(-1)
+        found, touches = torch.where(right, end, start), torch.zeros_like(right)
+        wide = torch.nonzero((end > start).reshape(-1))[:, 0]
+        if not len(wide):
+            return found, touches
+        at, first, last = (t.reshape(-1)[wide] for t in (anchor, start, end))
+        own, way = sign * self.evaluate(at), torch.where(right.reshape(-1)[wide], 1.0, -1.0)
 
         def above(v: Tensor, i: Tensor) -> Tensor:
             """By how much the tangent at v passes above the anchor's point: it grows towards the anchor."""
-            height = sign * self.evaluate(v) + sign * self._slope(v, flat_end[i]) * (at[i] - v) - own[i]
+            height = sign * self.evaluate(v) + sign * self._slope(v, last[i]) * (at[i] - v) - own[i]
             return way[i] * height
 
-        found = root(above, start, end)
-        everything = torch.arange(len(at), device=at.device)
-        furthest = torch.where(right, start, end)
-        touches = (above(furthest.reshape(-1), everything) * way).reshape(anchor.shape) <= 0
-        return found, touches
+        point = root(above, first, last)
+        furthest = above(torch.where(way > 0, first, last), torch.arange(len(wide), device=wide.device)) * way <= 0
+        shape = found.shape
+        found, touches = found.reshape(-1).scatter(0, wide, point), touches.reshape(-1).scatter(0, wide, furthest)
+        return found.reshape(shape), touches.reshape(shape)
 
     def _bridged(
         self, z: Interval, first_end: Tensor, second_start: Tensor, sign: float, bridge: tuple[float, float]
@@ -269,14 +273,18 @@ class Smooth(ElementWise):
         return Positions(self, kept, True), Positions(self, kept, False)
 
     def slopes(self, z: Interval, rule: LineRule) -> tuple[Tensor, Tensor]:
-        kept = self._kept(z)
+        lower, upper, _ = self._chosen(z, self._kept(z), rule)
+        return lower, upper
+
+    def _chosen(self, z: Interval, kept: Interval, rule: LineRule) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """The rule's slopes, and where their lines touch if that is known."""
         if rule.parallel:
-            slope = chord(self, kept.lower, kept.upper, 1.0)
-            lower = upper = self._flat_outside(z, slope)
-            return lower, upper
+            slope = self._flat_outside(z, chord(self, kept.lower, kept.upper, 1.0))
+            return slope, slope, None
         below, above = self.sides(kept)
-        lower = below.line(_lower_position(below, rule))[0][0]
-        return self._flat_outside(z, lower), self._flat_outside(z, above.line(above.start)[0][0])
+        position = _lower_position(below, rule)
+        lower, upper = (self._flat_outside(z, side.line(at)[0][0]) for side, at in ((below, position), (above, above.start)))
+        return lower, upper, (below.hint(position), above.hint(above.start))
 
     def _flat_outside(self, z: Interval, slope: Tensor) -> Tensor:
         for where, own, _ in self._affine(z):
@@ -338,14 +346,11 @@ class Smooth(ElementWise):
         return (point,), self.evaluate(point)
 
     def lines(self, rule: LineRule, *z: Interval) -> Lines:
-        lower_slope, upper_slope = self.slopes(z[0], rule)
-        if rule.parallel:
-            lower, upper = self.offsets(z[0], lower_slope, upper_slope)
-        else:
-            kept = self._kept(z[0])
-            below, above = self.sides(kept)
-            hints = below.hint(_lower_position(below, rule)), above.hint(above.start)
-            lower, upper = self._offsets(z[0], kept, lower_slope, upper_slope, hints)
+        kept = self._kept(z[0])
+        lower_slope, upper_slope, hints = self._chosen(z[0], kept, rule)
+        if hints is None:
+            hints = self.touching(kept, lower_slope, True), self.touching(kept, -upper_slope, False)
+        lower, upper = self._offsets(z[0], kept, lower_slope, upper_slope, hints)
         return Lines((lower_slope,), lower, (upper_slope,), upper)
 
 
