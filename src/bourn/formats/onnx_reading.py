@@ -31,6 +31,10 @@ RULES: dict[str, Rule] = {}
 """ONNX operator name to the rule that reads it; filled by importing the modules of rules."""
 
 
+REASONS: dict[str, str] = {}
+"""ONNX operators that are known but not read, and why; filled by the modules of rules."""
+
+
 def rule(*op_types: str) -> Callable[[Rule], Rule]:
     """Decorator: the function reads nodes of these operators."""
 
@@ -142,7 +146,8 @@ class Use:
     def nonlinear(self) -> Value:
         """The node as the nonlinearity that is registered under its operator's name."""
         if self.op_type not in REGISTRY:
-            raise self.refuse("" if self.op_type not in RULES else "its inputs depend on the network's input")
+            known = self.op_type in RULES
+            raise self.refuse("its inputs depend on the network's input" if known else REASONS.get(self.op_type, ""))
         # The first input is the function's argument; others are parameters unless they too depend on the input.
         arguments = [self.activation(self.value(0)), *(v for v in self.inputs[1:] if isinstance(v, int))]
         parameters = [v for v in self.inputs[1:] if isinstance(v, Constant)]
