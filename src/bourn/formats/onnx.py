@@ -278,7 +278,9 @@ class _Reading:
             return self._values[name]
         if name in self._producers:
             node = self._producers[name]
-            raise UnsupportedOperatorError(node.op_type, _name(node), f"its output {name!r} is not computed before it is used")
+            read = node.output[0] in self._values
+            why = "is not read" if read else "is not computed before it is used"
+            raise UnsupportedOperatorError(node.op_type, _name(node), f"its output {name!r} {why}")
         raise NetworkError(f"tensor {name!r} is read but nothing produces it")
 
     def graph(self) -> Graph:

@@ -6,13 +6,15 @@ a linear image of a convex hull is the hull of the image.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from bourn.formats import onnx_constants as constants
 from bourn.formats.onnx_arithmetic import add, real, reduce, reduced_axes, scale
 from bourn.formats.onnx_constants import Constant
 from bourn.formats.onnx_products import activation_product
-from bourn.formats.onnx_reading import REASONS, Use, Value, broadcast, moved, rule
+from bourn.formats.onnx_reading import REASONS, Use, Value, assembled, broadcast, rule, select
 from bourn.relaxations.absolute import Absolute
 from bourn.relaxations.clip import Clip
 from bourn.relaxations.elu import Elu
@@ -102,37 +104,44 @@ def _reciprocal(use: Use) -> Value:
 
 @rule("Pow")
 def _pow(use: Use) -> Value:
-    """A power with one constant exponent."""
+    """Powers with constant exponents, one nonlinearity for every exponent there is."""
     base, exponents = use.value(0), use.constant(1)
-    if exponents is None:
-        raise use.refuse("its exponent is missing")
-    levels = np.unique(exponents.floats)
-    if len(levels) != 1 or exponents.error:
-        raise use.refuse("its exponents are not one and the same number, held exactly")
-    exponent = float(levels[0])
-    if exponent not in (0.5, -0.5) and not (exponent.is_integer() and 0 < abs(exponent) <= 64):
-        raise use.refuse(f"its exponent is {exponent:g}; whole numbers up to 64 but 0, and a half, are read")
+    if exponents is None or exponents.error:
+        raise use.refuse("its exponent is missing or computed and cannot be held exactly")
     shape = np.broadcast_shapes(use.shape(base), exponents.array.shape)
-    base = broadcast(use, base, shape)
-    size = abs(exponent)
-    if isinstance(base, Constant):
-        power = _constant_power(base, size)
-        return constants.divide(real(1), power) if exponent < 0 else power
-    part = "power" if exponent < 0 else ""
-    if size == 1:
-        raised = base if exponent < 0 else moved(use, base, lambda x: x)
-    else:
-        raised = use.emit(Sqrt() if size == 0.5 else Power(int(size)), base, part=part)
-    return use.emit(Reciprocal(), use.activation(raised)) if exponent < 0 else raised
+    base, each = broadcast(use, base, shape), np.broadcast_to(exponents.floats, shape)
+    levels = np.unique(each)
+    for exponent in levels:
+        if exponent not in (0.5, -0.5) and not (exponent.is_integer() and 0 < abs(exponent) <= 64):
+            raise use.refuse(f"an exponent is {exponent:g}; whole numbers up to 64 but 0, and a half, are read")
+    if len(levels) == 1 and isinstance(base, Constant):
+        return _constant_power(base, float(levels[0]))
+    number = use.activation(base)
+    if len(levels) == 1:
+        return _power(use, number, float(levels[0]))
+    index, parts = np.arange(each.size).reshape(shape), []
+    for exponent in levels:
+        mine = each == exponent
+        picked = select(use, number, index[mine], part="entries")
+        parts.append((mine, _power(use, picked, float(exponent), part=f"power{exponent:g}")))
+    return assembled(use, parts)
+
+
+def _power(use: Use, number: int, exponent: float, part: str = "") -> int:
+    size, shape = abs(exponent), use.shape(number)
+    if exponent == 1:
+        return select(use, number, np.arange(math.prod(shape)).reshape(shape), part=part)
+    if size != 1:
+        inner = "power" if exponent < 0 else part
+        number = use.emit(Sqrt() if size == 0.5 else Power(int(size)), number, part=inner)
+    return use.emit(Reciprocal(), number, part=part) if exponent < 0 else number
 
 
 def _constant_power(base: Constant, exponent: float) -> Constant:
-    if exponent == 0.5:
-        return constants.root(base)
-    power = base
-    for _ in range(int(exponent) - 1):
+    power = constants.root(base) if abs(exponent) == 0.5 else base
+    for _ in range(int(abs(exponent)) - 1):
         power = constants.multiply(power, base)
-    return power
+    return constants.divide(real(1), power) if exponent < 0 else power
 
 
 @rule("ReduceL1")

@@ -10,9 +10,8 @@ from bourn.errors import NetworkError
 from bourn.formats.onnx_arithmetic import add, reduced_axes
 from bourn.formats.onnx_constants import Array, Constant
 from bourn.formats.onnx_moves import padded
-from bourn.formats.onnx_reading import Shape, Use, Value, broadcast, rule, select
+from bourn.formats.onnx_reading import Shape, Use, Value, assembled, broadcast, rule, select
 from bourn.formats.onnx_windows import Window, convolve, sliding_window
-from bourn.network import affine
 from bourn.relaxations.clip import Clip
 from bourn.relaxations.maximum import Maximum
 from bourn.relaxations.relu import ReLU
@@ -35,14 +34,8 @@ def greatest(use: Use, number: int, index: Array, part: str = "") -> int:
     sizes = np.unique(counts)
     if len(sizes) == 1:
         return _greatest_of_all(use, number, index[..., : sizes[0]], part)
-    parts, place, start = [], np.empty(counts.shape, dtype=np.int64), 0
-    for size in sizes:
-        mine = counts == size
-        parts.append(_greatest_of_all(use, number, index[mine][:, :size], f"of{size}"))
-        place[mine] = start + np.arange(mine.sum())
-        start += int(mine.sum())
-    joined = affine.Concat(in_shapes=tuple(use.shape(p) for p in parts), out_shape=(start,), axis=0)
-    return select(use, use.emit(joined, *parts, part="joined"), place, part=part)
+    parts = [(counts == k, _greatest_of_all(use, number, index[counts == k][:, :k], f"of{k}")) for k in sizes]
+    return assembled(use, parts, part)
 
 
 def _greatest_of_all(use: Use, number: int, index: Array, part: str) -> int:
@@ -159,8 +152,6 @@ def _global_max_pool(use: Use) -> Value:
 @rule("MaxPool")
 def _max_pool(use: Use) -> Value:
     """The greatest over a window, one input of a maximum for every position in it."""
-    if len([o for o in use.outputs if o]) > 1:
-        raise use.refuse("its second output, where the greatest entries stand, is not read")
     use.attribute("storage_order")
     x = use.activation(use.value(0))
     shape, kernel = use.shape(x), use.attribute("kernel_shape")

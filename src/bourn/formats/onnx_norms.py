@@ -17,9 +17,11 @@ from bourn.relaxations.reciprocal import Reciprocal
 from bourn.relaxations.sqrt import Sqrt
 
 
-def normalised(use: Use, value: Value, axes: Shape, *, centred: bool = True) -> Value:
-    """(x - mean) / sqrt(variance + epsilon) over axes; without the mean where not ``centred``."""
+def normalised(use: Use, value: Value, axes: Shape, *, centred: bool = True) -> tuple[Value, Value, Value]:
+    """(x - mean) / sqrt(variance + epsilon) over axes, the mean, and the root's reciprocal; nothing is subtracted where not
+    ``centred``."""
     x = use.activation(value)
+    mean: Value = real(0)
     epsilon = real(use.attribute("epsilon", float(np.float32(1e-5))))
     use.attribute("stash_type")
     if centred:
@@ -27,12 +29,8 @@ def normalised(use: Use, value: Value, axes: Shape, *, centred: bool = True) -> 
         x = use.activation(add(use, [x, mean], [1, -1], part="centred"))
     variance = reduce(use, use.emit(Power(2), x, part="squares"), axes, keepdims=True, mean=True, part="variance")
     deviation = use.emit(Sqrt(), use.activation(add(use, [variance, epsilon], [1, 1], part="safe")), part="deviation")
-    return activation_product(use, x, use.emit(Reciprocal(), deviation, part="inverse"), part="normalised")
-
-
-def _only_output(use: Use) -> None:
-    if len([o for o in use.outputs if o]) > 1:
-        raise use.refuse("its further outputs, the mean and the deviation, are not read")
+    inverse = use.emit(Reciprocal(), deviation, part="inverse")
+    return activation_product(use, x, inverse, part="normalised"), mean, inverse
 
 
 def _affine(use: Use, value: Value, gain: Constant | None, bias: Constant | None) -> Value:
@@ -51,14 +49,14 @@ def _last_axes(use: Use, default: int) -> Shape:
 
 
 @rule("LayerNormalization")
-def _layer_normalization(use: Use) -> Value:
-    _only_output(use)
-    return _affine(use, normalised(use, use.value(0), _last_axes(use, -1)), use.constant(1), use.constant(2))
+def _layer_normalization(use: Use) -> tuple[Value, ...]:
+    found, mean, inverse = normalised(use, use.value(0), _last_axes(use, -1))
+    return _affine(use, found, use.constant(1), use.constant(2)), mean, inverse
 
 
 @rule("RMSNormalization")
 def _rms_normalization(use: Use) -> Value:
-    return _affine(use, normalised(use, use.value(0), _last_axes(use, -1), centred=False), use.constant(1), None)
+    return _affine(use, normalised(use, use.value(0), _last_axes(use, -1), centred=False)[0], use.constant(1), None)
 
 
 def _over_channels(constant: Constant | None, rank: int) -> Constant | None:
@@ -71,7 +69,7 @@ def _instance_normalization(use: Use) -> Value:
     rank = len(use.shape(value))
     if rank < 3:
         raise NetworkError(f"its input of shape {use.shape(value)} has no spatial axes")
-    found = normalised(use, value, tuple(range(2, rank)))
+    found = normalised(use, value, tuple(range(2, rank)))[0]
     return _affine(use, found, _over_channels(use.constant(1), rank), _over_channels(use.constant(2), rank))
 
 
@@ -82,7 +80,7 @@ def _group_normalization(use: Use) -> Value:
     if len(shape) < 2 or not groups or shape[1] % groups:
         raise NetworkError(f"{groups} groups do not fit the input's shape {shape}")
     grouped = moved(use, value, lambda x: x.reshape(shape[0], groups, math.prod(shape[1:]) // groups), part="grouped")
-    found = moved(use, normalised(use, grouped, (2,)), lambda x: x.reshape(shape), part="back")
+    found = moved(use, normalised(use, grouped, (2,))[0], lambda x: x.reshape(shape), part="back")
     gain, bias = (_each(c, groups, shape[1]) for c in (use.constant(1), use.constant(2)))
     return _affine(use, found, _over_channels(gain, len(shape)), _over_channels(bias, len(shape)))
 

@@ -201,6 +201,16 @@ def moved(use: Use, value: Value, move: Callable[[Array], Array], *, part: str =
     return select(use, value, move(index), part=part, output=output)
 
 
+def assembled(use: Use, parts: Sequence[tuple[Array, int]], part: str = "") -> int:
+    """Nodes of one axis put together: each holds, in order, the entries where its mask is true."""
+    place, start = np.empty(parts[0][0].shape, dtype=np.int64), 0
+    for mask, number in parts:
+        place[mask] = start + np.arange(use.shape(number)[0])
+        start += use.shape(number)[0]
+    joined = affine.Concat(in_shapes=tuple(use.shape(n) for _, n in parts), out_shape=(start,), axis=0)
+    return select(use, use.emit(joined, *(n for _, n in parts), part="joined"), place, part=part)
+
+
 def broadcast(use: Use, value: Value, shape: Shape, *, part: str = "broadcast") -> Value:
     """The value repeated to ``shape``; itself if it has that shape."""
     if use.shape(value) == shape:

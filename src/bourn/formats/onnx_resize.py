@@ -79,7 +79,9 @@ def _resized(use: Use, mode: str, lengths: dict[int, tuple[int, Fraction]]) -> V
     if kind not in _COORDINATES:
         raise use.refuse(f"coordinates by {kind!r} are not read; {', '.join(_COORDINATES)} are")
     shape = use.shape(value)
-    changed = {a: (m, s) for a, (m, s) in lengths.items() if (m, s) != (shape[a], 1)}
+    changed = {a: (m, s) for a, (m, s) in lengths.items() if m != shape[a] or s != 1}
+    if kind == "align_corners" and any(abs(m - shape[a] * s) > 1e-4 for a, (m, s) in changed.items()):
+        raise use.refuse("the standard and onnxruntime differ on align_corners with a length that is rounded")
     if mode == "nearest":
         if choice not in _NEAREST:
             raise use.refuse(f"nearest_mode {choice!r} is not known")
@@ -135,7 +137,8 @@ def _nearest(use: Use, kind: str, choice: str, before: int, after: int, scale: F
         # onnxruntime computes in float32, in which a coordinate may fall on the other side of where the choice changes.
         rounded = float(_coordinate(kind, np.float32(i), before, after, narrow, half))  # type: ignore[arg-type]
         slack = Fraction(1, 2**17) * (1 + abs(x))
-        if Fraction(rounded) != x and {pick(x - slack), pick(x + slack)} != {found[-1]}:
+        exact = Fraction(rounded) == x and (kind != "half_pixel_symmetric" or math.log2(scale).is_integer())
+        if not exact and {pick(x - slack), pick(x + slack)} != {found[-1]}:
             raise use.refuse("which entries are nearest depends on rounding")
     return np.array(found, dtype=np.int64)
 

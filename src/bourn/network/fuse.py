@@ -29,7 +29,7 @@ from bourn.relaxations.sigmoid import Sigmoid
 from bourn.relaxations.silu import Silu
 from bourn.relaxations.softplus import Softplus
 from bourn.relaxations.sqrt import Sqrt
-from bourn.rounding import UNIT
+from bourn.rounding import UNIT, down
 
 Scaled = tuple[int, Fraction, float]
 """A node times a number, and the bound of the number's relative error."""
@@ -97,10 +97,10 @@ def _scaled(graph: Graph, number: int) -> Scaled:
     """The node that a node is a multiple of, through scales by one number; itself with 1 if it is none."""
     factor, error = Fraction(1), 0.0
     while isinstance(operation := graph.nodes[number].operation, Scale) and operation.bias is None:
-        levels = operation.factor.unique()
-        if len(levels) != 1 or operation.in_shapes[0] != operation.out_shape:
+        level = float(operation.factor.min())
+        if level != float(operation.factor.max()) or operation.in_shapes[0] != operation.out_shape:
             break
-        factor, error = factor * Fraction(float(levels)), error + operation.weight_error * (1 + 2.0**-20)
+        factor, error = factor * Fraction(level), error + operation.weight_error * (1 + 2.0**-20)
         number = graph.nodes[number].inputs[0]
     return number, factor, error
 
@@ -151,15 +151,10 @@ def _least(graph: Graph, number: int, least: list[float]) -> float:
         linear = _least_linear(operation, given)
         if operation.bias is None:
             return linear
-        error = torch.zeros(()) if operation.bias_error is None else operation.bias_error
-        return math.nextafter(linear + float((operation.bias - error).min()), -math.inf) if linear else _down(operation.bias, error)
+        bias = operation.bias if operation.bias_error is None else down(operation.bias - operation.bias_error)
+        lowest = float(bias.min())
+        return math.nextafter(linear + lowest, -math.inf) if linear else lowest
     return -math.inf
-
-
-def _down(bias: torch.Tensor, error: torch.Tensor) -> float:
-    """The least entry of a bias, exact where it has no error."""
-    least = float((bias - error).min())
-    return math.nextafter(least, -math.inf) if bool(error.any()) else least
 
 
 def _least_linear(operation: Affine, given: list[float]) -> float:
