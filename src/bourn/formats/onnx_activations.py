@@ -18,7 +18,6 @@ from bourn.formats.onnx_reading import REASONS, Use, Value, assembled, broadcast
 from bourn.relaxations.absolute import Absolute
 from bourn.relaxations.clip import Clip
 from bourn.relaxations.elu import Elu
-from bourn.relaxations.exp import Exp
 from bourn.relaxations.leaky_relu import LeakyReLU
 from bourn.relaxations.log import Log
 from bourn.relaxations.power import Power
@@ -164,12 +163,7 @@ def _reduce_log_sum(use: Use) -> Value:
     return _reduced(use, after=Log())
 
 
-@rule("ReduceLogSumExp")
-def _reduce_log_sum_exp(use: Use) -> Value:
-    return _reduced(use, before=Exp(), after=Log())
-
-
-def _reduced(use: Use, before: Absolute | Power | Exp | None = None, after: Sqrt | Log | None = None) -> Value:
+def _reduced(use: Use, before: Absolute | Power | None = None, after: Sqrt | Log | None = None) -> Value:
     """A sum over axes of what one function makes of the entries, and another function of it."""
     number = use.activation(use.value(0))
     axes, keepdims = reduced_axes(use, since=18)

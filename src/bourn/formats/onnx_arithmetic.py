@@ -220,6 +220,14 @@ def reduced_axes(use: Use, since: int) -> tuple[tuple[int, ...] | None, bool]:
     return tuple(sorted(a + rank if a < 0 else a for a in axes)), keepdims
 
 
+def reduced_index(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> tuple[Array, tuple[int, ...]]:
+    """Flat indices of what a reduction over ``axes`` reduces, (*out, count), and the output's shape."""
+    index = np.arange(math.prod(shape)).reshape(shape)
+    index = np.moveaxis(index, axes, range(len(shape) - len(axes), len(shape)))
+    out = tuple(1 if a in axes else size for a, size in enumerate(shape) if keepdims or a not in axes)
+    return index.reshape(*out, math.prod(shape[a] for a in axes)), out
+
+
 def reduce(use: Use, value: Value, axes: tuple[int, ...], keepdims: bool, mean: bool, part: str = "") -> Value:
     """The sum or mean over axes."""
     shape = use.shape(value)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from bourn.errors import NetworkError
-from bourn.formats.onnx_arithmetic import add, reduced_axes
+from bourn.formats.onnx_arithmetic import add, reduced_axes, reduced_index
 from bourn.formats.onnx_constants import Array, Constant
 from bourn.formats.onnx_moves import padded
 from bourn.formats.onnx_reading import Shape, Use, Value, assembled, broadcast, rule, select
@@ -136,11 +136,7 @@ def _reduced(use: Use, number: int, part: str = "") -> int:
 
 def greatest_over(use: Use, number: int, axes: Shape, keepdims: bool, part: str = "") -> int:
     """The greatest entry over axes."""
-    shape = use.shape(number)
-    index = np.arange(math.prod(shape)).reshape(shape)
-    index = np.moveaxis(index, axes, range(len(shape) - len(axes), len(shape)))
-    out = tuple(1 if a in axes else size for a, size in enumerate(shape) if keepdims or a not in axes)
-    return greatest(use, number, index.reshape(*out, math.prod(shape[a] for a in axes)), part)
+    return greatest(use, number, reduced_index(use.shape(number), axes, keepdims)[0], part)
 
 
 @rule("GlobalMaxPool")

@@ -1,4 +1,8 @@
-"""ONNX's Softmax and LogSoftmax, as compositions without a product."""
+"""ONNX's Softmax, LogSoftmax and ReduceLogSumExp.
+
+Every sum of exponentials is taken relative to one of its terms, so that it is 1 + something: then a linear bound of it can be
+kept off 0, where the logarithm and the reciprocal end.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,10 @@ import numpy as np
 import torch
 
 from bourn.errors import NetworkError
-from bourn.formats.onnx_arithmetic import add, reduce
+from bourn.formats.onnx_arithmetic import add, reduced_axes, reduced_index
 from bourn.formats.onnx_constants import Array, Constant
 from bourn.formats.onnx_products import activation_product
-from bourn.formats.onnx_reading import Use, Value, broadcast, rule, select
+from bourn.formats.onnx_reading import Use, Value, moved, rule, select
 from bourn.network import affine
 from bourn.relaxations.exp import Exp
 from bourn.relaxations.log import Log
@@ -31,12 +35,11 @@ def _softmax(use: Use) -> Value:
     if length == 1:
         return Constant(np.ones(shape))
     if length > LONGEST:
-        powers = use.emit(Exp(), select(use, number, rows, part="rows"), part="exponentials")
-        total = reduce(use, powers, (1,), keepdims=True, mean=False, part="sum")
-        share = use.emit(Reciprocal(), use.activation(total), part="reciprocal")
-        return _in_place(use, activation_product(use, powers, share, part="shares"), rows, shape)
+        ahead, total = _from_first(use, number, rows)
+        share = use.emit(Reciprocal(), total, part="reciprocal")
+        return _in_place(use, activation_product(use, use.emit(Exp(), ahead), share, part="shares"), rows, shape)
     if length == 2:
-        shares = use.emit(Sigmoid(), _differences(use, number, rows[:, ::-1], rows, "ahead"), part="shares")
+        shares = use.emit(Sigmoid(), _differences(use, number, rows, rows[:, ::-1], "ahead"), part="shares")
     else:
         shares = use.emit(Reciprocal(), _one_and_others(use, number, rows), part="shares")
     return _in_place(use, shares, rows, shape)
@@ -50,17 +53,42 @@ def _log_softmax(use: Use) -> Value:
     if length == 1:
         return Constant(np.zeros(shape))
     if length > LONGEST:
-        powers = use.emit(Exp(), select(use, number, rows, part="rows"), part="exponentials")
-        total = use.activation(reduce(use, powers, (1,), keepdims=True, mean=False, part="sum"))
-        level = broadcast(use, use.emit(Log(), total, part="log"), rows.shape)
-        logs = add(use, [select(use, number, rows, part="rows"), level], [1, -1], part="logs")
+        ahead, total = _from_first(use, number, rows)
+        logs = add(use, [ahead, use.emit(Log(), total, part="log")], [1, -1], part="logs")
     else:
         if length == 2:
-            behind = use.emit(Softplus(), _differences(use, number, rows, rows[:, ::-1], "behind"), part="behind")
+            behind = use.emit(Softplus(), _differences(use, number, rows[:, ::-1], rows, "behind"), part="behind")
         else:
             behind = use.emit(Log(), _one_and_others(use, number, rows), part="behind")
         logs = add(use, [behind], [-1], part="logs")
     return _in_place(use, use.activation(logs), rows, shape)
+
+
+@rule("ReduceLogSumExp")
+def _reduce_log_sum_exp(use: Use) -> Value:
+    """z_1 + log(1 + sum of exp(z_j - z_1) over the others)."""
+    number = use.activation(use.value(0))
+    axes, keepdims = reduced_axes(use, since=18)
+    if axes is None:
+        raise use.refuse("it reduces over no axes")
+    index, out = reduced_index(use.shape(number), axes, keepdims)
+    rows = index.reshape(-1, index.shape[-1])
+    first = select(use, number, index[..., 0], part="first")
+    if rows.shape[1] == 1:
+        return first
+    if rows.shape[1] == 2:
+        over = use.emit(Softplus(), _differences(use, number, rows[:, 1:], rows[:, :1], "ahead"), part="over")
+    else:
+        over = use.emit(Log(), _from_first(use, number, rows)[1], part="over")
+    level = moved(use, over, lambda x: x.reshape(out), part="level")
+    return add(use, [first, level], [1, 1])
+
+
+def _from_first(use: Use, number: int, rows: Array) -> tuple[int, int]:
+    """Every entry of a row minus the row's first, and the sum of the exponentials of these, (rows, 1)."""
+    ahead = _differences(use, number, rows, rows[:, :1], "ahead")
+    others = select(use, ahead, np.arange(rows.size).reshape(rows.shape)[:, 1:], part="others")
+    return ahead, _one_and(use, use.emit(Exp(), others, part="exponentials"), (len(rows), 1))
 
 
 def _rows(use: Use) -> Array:
@@ -83,10 +111,10 @@ def _in_place(use: Use, number: int, rows: Array, shape: tuple[int, ...]) -> int
     return select(use, number, place.reshape(shape))
 
 
-def _differences(use: Use, number: int, others: Array, own: Array, part: str) -> int:
-    """Entries ``own`` minus entries ``others``, by flat indices that broadcast."""
-    shape = np.broadcast_shapes(own.shape, others.shape)
-    pair = [select(use, number, np.broadcast_to(i, shape), part=p) for i, p in ((own, "own"), (others, "others"))]
+def _differences(use: Use, number: int, first: Array, second: Array, part: str) -> int:
+    """Entries minus other entries, by flat indices that broadcast."""
+    shape = np.broadcast_shapes(first.shape, second.shape)
+    pair = [select(use, number, np.broadcast_to(i, shape), part=p) for i, p in ((first, "these"), (second, "those"))]
     return use.emit(affine.Sum(in_shapes=(shape, shape), out_shape=shape, signs=(1, -1)), *pair, part=part)
 
 
@@ -97,9 +125,13 @@ def _one_and_others(use: Use, number: int, rows: Array) -> int:
     """
     length = rows.shape[1]
     others = np.array([[j for j in range(length) if j != i] for i in range(length)])
-    behind = _differences(use, number, rows[:, :, None], rows[:, others], "behind")
-    powers = use.emit(Exp(), behind, part="exponentials")
-    total = affine.ReduceSum(
-        in_shapes=(use.shape(powers),), out_shape=rows.shape, axes=(2,), bias=torch.ones(1, dtype=torch.float64)
-    )
+    ahead = _differences(use, number, rows[:, others], rows[:, :, None], "ahead")
+    return _one_and(use, use.emit(Exp(), ahead, part="exponentials"), rows.shape)
+
+
+def _one_and(use: Use, powers: int, shape: tuple[int, ...]) -> int:
+    """1 and the sum over the last axis."""
+    before = use.shape(powers)
+    one = torch.ones(1, dtype=torch.float64)
+    total = affine.ReduceSum(in_shapes=(before,), out_shape=shape, axes=(len(before) - 1,), bias=one)
     return use.emit(total, powers, part="sum")
