@@ -110,7 +110,7 @@ def ask(case: Case, timeout: float) -> Answer:
     first, *rest = done.stdout.strip().splitlines() or [""]
     if done.returncode or first not in (*DECIDED, "unknown", "timed-out"):
         return Answer(case, "error", " ".join(done.stderr.strip().splitlines()[-1:]), seconds)
-    return Answer(case, first, " ".join(" ".join(rest).split()), seconds)
+    return Answer(case, first, " ".join(" ".join([*rest, *done.stderr.strip().splitlines()[-1:]]).split()), seconds)
 
 
 def table(answers: list[Answer]) -> str:

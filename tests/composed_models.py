@@ -73,7 +73,8 @@ def products() -> Models:
         "Reciprocal": positive("Reciprocal", "p"),
         "Sqrt": positive("Sqrt", "p"),
     }
-    for exponent in (1, 2, 3, -1, -2, 0.5, -0.5):
+    found["Pow of numbers"] = model([node("Pow", "c x")], TABLE, {"c": np.array([2, 0.3, 1, 1.001], dtype=np.float32)})
+    for exponent in (0, 1, 2, 3, -1, -2, 0.5, -0.5):
         found[f"Pow {exponent}"] = positive("Pow", "p e", {"e": np.array(exponent, dtype=np.float32)})
     found["Pow mixed"] = positive("Pow", "p e", {"e": np.array([1, 2, -0.5, 2], dtype=np.float32)})
     return found

@@ -163,6 +163,7 @@ def test_resizing(kind: str) -> None:
         (one("ThresholdedRelu", TABLE), "jumps"),
         (one("ArgMax", TABLE), "jumps"),
         (one("Pow", TABLE, {"e": np.array(1.5, dtype=np.float32)}), "exponent is 1.5"),
+        (model([node("Pow", "c x")], {"x": [2]}, {"c": np.array([-2, 1], dtype=np.float32)}), "not above 0"),
         (one("Pow", {"x": [3], "z": [3]}), "depends on the network's input"),
         (one("PRelu", {"x": [3], "z": [3]}), "depends on the network's input"),
         (one("MaxPool", {"x": [1, 1, 2, 2]}, kernel_shape=[1, 1], pads=[1, 1, 1, 1]), "no entries"),

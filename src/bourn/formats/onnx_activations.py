@@ -18,12 +18,14 @@ from bourn.formats.onnx_reading import REASONS, Use, Value, assembled, broadcast
 from bourn.relaxations.absolute import Absolute
 from bourn.relaxations.clip import Clip
 from bourn.relaxations.elu import Elu
+from bourn.relaxations.exp import Exp
 from bourn.relaxations.leaky_relu import LeakyReLU
 from bourn.relaxations.log import Log
 from bourn.relaxations.power import Power
 from bourn.relaxations.reciprocal import Reciprocal
 from bourn.relaxations.relu import ReLU
 from bourn.relaxations.sqrt import Sqrt
+from bourn.rounding import UNIT
 
 REASONS.update(
     {
@@ -103,16 +105,18 @@ def _reciprocal(use: Use) -> Value:
 
 @rule("Pow")
 def _pow(use: Use) -> Value:
-    """Powers with constant exponents, one nonlinearity for every exponent there is."""
-    base, exponents = use.value(0), use.constant(1)
-    if exponents is None or exponents.error:
-        raise use.refuse("its exponent is missing or computed and cannot be held exactly")
+    """Powers with constant exponents, one nonlinearity for every exponent there is, or of constants."""
+    base, exponents = use.value(0), use.value(1)
+    if isinstance(exponents, int):
+        return _exponential(use, exponents)
+    if exponents.error:
+        raise use.refuse("its exponent is computed and cannot be held exactly")
     shape = np.broadcast_shapes(use.shape(base), exponents.array.shape)
     base, each = broadcast(use, base, shape), np.broadcast_to(exponents.floats, shape)
     levels = np.unique(each)
     for exponent in levels:
-        if exponent not in (0.5, -0.5) and not (exponent.is_integer() and 0 < abs(exponent) <= 64):
-            raise use.refuse(f"an exponent is {exponent:g}; whole numbers up to 64 but 0, and a half, are read")
+        if exponent not in (0.5, -0.5) and not (exponent.is_integer() and abs(exponent) <= 64):
+            raise use.refuse(f"an exponent is {exponent:g}; whole numbers up to 64, and a half, are read")
     if len(levels) == 1 and isinstance(base, Constant):
         return _constant_power(base, float(levels[0]))
     number = use.activation(base)
@@ -128,6 +132,8 @@ def _pow(use: Use) -> Value:
 
 def _power(use: Use, number: int, exponent: float, part: str = "") -> int:
     size, shape = abs(exponent), use.shape(number)
+    if exponent == 0:
+        return use.activation(Constant(np.ones(shape)))
     if exponent == 1:
         return select(use, number, np.arange(math.prod(shape)).reshape(shape), part=part)
     if size != 1:
@@ -136,7 +142,19 @@ def _power(use: Use, number: int, exponent: float, part: str = "") -> int:
     return use.emit(Reciprocal(), number, part=part) if exponent < 0 else number
 
 
+def _exponential(use: Use, exponent: int) -> Value:
+    """c ** x = exp(x log c) for positive constants c."""
+    base = use.constant(0)
+    if base is None or base.error or not (base.floats > 0).all():
+        raise use.refuse("its base is not held exactly or not above 0")
+    # The logarithm is right to the last place or the one before.
+    logarithm = Constant(np.log(base.floats), 8 * UNIT)
+    return use.emit(Exp(), use.activation(scale(use, exponent, logarithm, part="exponent")))
+
+
 def _constant_power(base: Constant, exponent: float) -> Constant:
+    if exponent == 0:
+        return Constant(np.ones(base.array.shape))
     power = constants.root(base) if abs(exponent) == 0.5 else base
     for _ in range(int(abs(exponent)) - 1):
         power = constants.multiply(power, base)

@@ -39,7 +39,7 @@ def _softmax(use: Use) -> Value:
         share = use.emit(Reciprocal(), total, part="reciprocal")
         return _in_place(use, activation_product(use, use.emit(Exp(), ahead), share, part="shares"), rows, shape)
     if length == 2:
-        shares = use.emit(Sigmoid(), _differences(use, number, rows, rows[:, ::-1], "ahead"), part="shares")
+        shares = _share_and_rest(use, use.emit(Sigmoid(), _differences(use, number, rows[:, :1], rows[:, 1:], "ahead")))
     else:
         shares = use.emit(Reciprocal(), _one_and_others(use, number, rows), part="shares")
     return _in_place(use, shares, rows, shape)
@@ -102,6 +102,14 @@ def _rows(use: Use) -> Array:
     if use.opset < 13:
         return index.reshape(math.prod(shape[:axis]), math.prod(shape[axis:]))
     return np.moveaxis(index, axis, -1).reshape(-1, shape[axis])
+
+
+def _share_and_rest(use: Use, share: int) -> int:
+    """(p, 1 - p) for every p: of two shares one is a variable, so that their sum is known to be 1."""
+    weight, bias = torch.tensor([[1.0], [-1.0]], dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    shape = use.shape(share)
+    operation = affine.Dense(in_shapes=(shape,), out_shape=(*shape[:-1], 2), weight=weight, bias=bias)
+    return use.emit(operation, share, part="shares")
 
 
 def _in_place(use: Use, number: int, rows: Array, shape: tuple[int, ...]) -> int:
