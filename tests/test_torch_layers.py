@@ -34,8 +34,8 @@ class Attention(nn.Module):
         q, k, v = self.project(x).reshape(1, count, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         shares = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(width // self.heads), dim=-1)
         mixed = (shares @ v).transpose(1, 2).reshape(1, count, width)
-        h = self.norm(x + self.out(mixed))
-        return h + self.forward_part(h)
+        h: Tensor = self.norm(x + self.out(mixed))
+        return torch.add(h, self.forward_part(h))
 
 
 class Scaled(nn.Module):
@@ -59,7 +59,8 @@ class Arithmetic(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         centred = x - x.mean(-1, keepdim=True)
         normed = centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-3)
-        return normed + x**3 / (1 + x.exp()) + 2.0**x + torch.logsumexp(x, -1, keepdim=True) + x.norm(dim=-1, keepdim=True)
+        powers = x**3 / (1 + x.exp()) + torch.pow(2.0, x)
+        return torch.add(normed, powers) + torch.logsumexp(x, -1, keepdim=True) + x.norm(dim=-1, keepdim=True)
 
 
 class RootMeanSquare(nn.Module):

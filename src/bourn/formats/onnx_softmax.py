@@ -23,8 +23,8 @@ from bourn.relaxations.reciprocal import Reciprocal
 from bourn.relaxations.sigmoid import Sigmoid
 from bourn.relaxations.softplus import Softplus
 
-LONGEST = 64
-"""The most entries for which every one is compared with every other: n (n - 1) exponentials."""
+LONGEST, MOST = 64, 2**16
+"""The most entries of a row, and the most exponentials of a node, for which every entry is compared with every other."""
 
 
 @rule("Softmax")
@@ -34,7 +34,7 @@ def _softmax(use: Use) -> Value:
     shape, length = use.shape(number), rows.shape[1]
     if length == 1:
         return Constant(np.ones(shape))
-    if length > LONGEST:
+    if _too_many(rows):
         ahead, total = _from_first(use, number, rows)
         share = use.emit(Reciprocal(), total, part="reciprocal")
         return _in_place(use, activation_product(use, use.emit(Exp(), ahead), share, part="shares"), rows, shape)
@@ -52,7 +52,7 @@ def _log_softmax(use: Use) -> Value:
     shape, length = use.shape(number), rows.shape[1]
     if length == 1:
         return Constant(np.zeros(shape))
-    if length > LONGEST:
+    if _too_many(rows):
         ahead, total = _from_first(use, number, rows)
         logs = add(use, [ahead, use.emit(Log(), total, part="log")], [1, -1], part="logs")
     else:
@@ -110,6 +110,11 @@ def _share_and_rest(use: Use, share: int) -> int:
     shape = use.shape(share)
     operation = affine.Dense(in_shapes=(shape,), out_shape=(*shape[:-1], 2), weight=weight, bias=bias)
     return use.emit(operation, share, part="shares")
+
+
+def _too_many(rows: Array) -> bool:
+    count, length = rows.shape
+    return length > LONGEST or count * length * (length - 1) > MOST
 
 
 def _in_place(use: Use, number: int, rows: Array, shape: tuple[int, ...]) -> int:
