@@ -72,20 +72,33 @@ def test_a_scale_that_may_be_negative_says_nothing() -> None:
     assert guard_domains(rooted(0.5, 0.25, Sqrt(), error=2.0)).nonlinear == rooted(0.5, 0.25, Sqrt()).nonlinear
 
 
+def test_a_clip_keeps_what_is_known_below_its_upper_end() -> None:
+    builder = GraphBuilder(SHAPE)
+    squares = builder.add(Power(2), 0)
+    above = builder.add(Offset(in_shapes=(SHAPE,), out_shape=SHAPE, bias=torch.full(SHAPE, 5.0, dtype=torch.float64)), squares)
+    for clip, expected in ((Clip(high=1.0), 1.0), (Clip(low=2.0), 5.0), (Clip(7.0, 9.0), 7.0)):
+        number = builder.add(clip, above)
+        graph = builder.build(number)
+        least: list[float] = []
+        for i in range(len(graph.nodes)):
+            least.append(_least(graph, i, least))
+        assert least[number] == expected
+
+
 def test_errors_of_constants_go_along() -> None:
     """The fused GELU's scales cover the file's inexact factors."""
     builder = GraphBuilder(SHAPE)
     factor = torch.tensor(0.7, dtype=torch.float64)
-    inner = builder.add(Scale(in_shapes=(SHAPE,), out_shape=SHAPE, factor=factor, weight_error=1e-6), 0)
+    inner = builder.add(Scale(in_shapes=(SHAPE,), out_shape=SHAPE, factor=factor, weight_error=1e-8), 0)
     one = torch.ones(1, 3, dtype=torch.float64)
     gate = builder.add(Offset(in_shapes=(SHAPE,), out_shape=SHAPE, bias=one), builder.add(Erf(), inner))
-    outer = builder.add(Scale(in_shapes=(SHAPE,), out_shape=SHAPE, factor=factor, weight_error=1e-7), gate)
+    outer = builder.add(Scale(in_shapes=(SHAPE,), out_shape=SHAPE, factor=factor, weight_error=1e-9), gate)
     graph = builder.build(builder.add(Product(), outer, 0, name="end"))
     fused = fuse_activations(graph)
     assert [type(fused.nodes[v].operation) for v in fused.nonlinear] == [Gelu]
     errors = [n.operation.weight_error for n in fused.nodes if isinstance(n.operation, Scale)]
-    assert 1e-6 < errors[0] < 1.001e-6
-    assert 1.1e-6 < errors[1] < 1.101e-6
+    assert 1e-8 < errors[0] < 1.001e-8
+    assert 1.1e-8 < errors[1] < 1.101e-8
     x = torch.randn(5, *SHAPE, dtype=torch.float64, generator=networks.random(1))
     torch.testing.assert_close(fused.evaluate(x), graph.evaluate(x))
     other = builder.add(Product(), gate, builder.add(Erf(), 0))

@@ -60,7 +60,7 @@ class Arithmetic(nn.Module):
         centred = x - x.mean(-1, keepdim=True)
         normed = centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-3)
         powers = x**3 / (1 + x.exp()) + torch.pow(2.0, x)
-        return torch.add(normed, powers) + torch.logsumexp(x, -1, keepdim=True) + x.norm(dim=-1, keepdim=True)
+        return torch.cat([normed, powers, torch.logsumexp(x, -1, keepdim=True), x.norm(dim=-1, keepdim=True)], dim=-1)
 
 
 class RootMeanSquare(nn.Module):

@@ -147,8 +147,8 @@ def _exponential(use: Use, exponent: int) -> Value:
     base = use.constant(0)
     if base is None or base.error or not (base.floats > 0).all():
         raise use.refuse("its base is not held exactly or not above 0")
-    # The logarithm is right to the last place or the one before.
-    logarithm = Constant(np.log(base.floats), 8 * UNIT)
+    # The C library's logarithm is right to the last place or the one before.
+    logarithm = Constant(np.vectorize(math.log, otypes=[np.float64])(base.floats), 8 * UNIT)
     return use.emit(Exp(), use.activation(scale(use, exponent, logarithm, part="exponent")))
 
 

@@ -114,7 +114,7 @@ def _share_and_rest(use: Use, share: int) -> int:
 
 def _too_many(rows: Array) -> bool:
     count, length = rows.shape
-    return length > LONGEST or count * length * (length - 1) > MOST
+    return bool(length > LONGEST or count * length * (length - 1) > MOST)
 
 
 def _in_place(use: Use, number: int, rows: Array, shape: tuple[int, ...]) -> int:

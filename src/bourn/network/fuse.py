@@ -31,6 +31,9 @@ from bourn.relaxations.softplus import Softplus
 from bourn.relaxations.sqrt import Sqrt
 from bourn.rounding import UNIT, down
 
+_SMALL = 2.0**-24
+"""Below it the products of relative errors are covered by a share of 2^-20 of their sum."""
+
 Scaled = tuple[int, Fraction, float]
 """A node times a number, and the bound of the number's relative error."""
 
@@ -74,7 +77,7 @@ def _gelu(graph: Graph, gate: int, other: int) -> Steps | None:
         return None
     x, inner, inner_error = _scaled(graph, graph.nodes[erf].inputs[0])
     own, factor, error = _scaled(graph, other)
-    if x != own or inner <= 0 or factor * outer == 0:
+    if x != own or inner <= 0 or factor * outer == 0 or max(inner_error, error, outer_error) > _SMALL:
         return None
     shape = graph.nodes[x].shape
     into = float(inner) * math.sqrt(2)
@@ -146,7 +149,7 @@ def _least(graph: Graph, number: int, least: list[float]) -> float:
     if isinstance(operation, Sqrt):
         return 0.0
     if isinstance(operation, Clip):
-        return max(operation.low, given[0])
+        return min(max(operation.low, given[0]), operation.high)
     if isinstance(operation, Constant | Offset | Scale | ReduceSum | Sum | Reshape | Select):
         linear = _least_linear(operation, given)
         if operation.bias is None:
