@@ -159,7 +159,6 @@ def test_resizing(kind: str) -> None:
     ("built", "why"),
     [
         (one("Mish", TABLE), "hull is not known"),
-        (one("Sign", TABLE), "jumps"),
         (one("ThresholdedRelu", TABLE), "jumps"),
         (one("ArgMax", TABLE), "jumps"),
         (one("Pow", TABLE, {"e": np.array(1.5, dtype=np.float32)}), "exponent is 1.5"),
