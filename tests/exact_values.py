@@ -20,6 +20,7 @@ from bourn.relaxations.power import Power
 from bourn.relaxations.reciprocal import Reciprocal
 from bourn.relaxations.sigmoid import Sigmoid
 from bourn.relaxations.silu import Silu
+from bourn.relaxations.sine import Sine
 from bourn.relaxations.softplus import Softplus
 from bourn.relaxations.sqrt import Sqrt
 from bourn.relaxations.tanh import Tanh
@@ -66,6 +67,7 @@ FORMULAS: dict[type[ElementWise], tuple[Formula, Formula]] = {
     Reciprocal: (lambda o, z: 1 / z, lambda o, z: -1 / (z * z)),
     Sigmoid: (lambda o, z: _sigmoid(z), lambda o, z: _sigmoid(z) * (1 - _sigmoid(z))),
     Silu: (lambda o, z: z * _sigmoid(o.alpha * z), _silu_slope),
+    Sine: (lambda o, z: mp.cos(z) if o.shifted else mp.sin(z), lambda o, z: -mp.sin(z) if o.shifted else mp.cos(z)),
     Softplus: (lambda o, z: mp.log1p(mp.exp(z)) if z < 100 else z + mp.exp(-z), lambda o, z: _sigmoid(z)),
     Sqrt: (lambda o, z: mp.sqrt(z), lambda o, z: 1 / (2 * mp.sqrt(z))),
     Tanh: (lambda o, z: mp.tanh(z), lambda o, z: 1 - mp.tanh(z) ** 2),

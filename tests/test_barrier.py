@@ -249,11 +249,11 @@ def test_whatever_highs_returns_the_bound_is_valid(fault: str, monkeypatch: pyte
     def wrong(self: highs.Model) -> object:
         for node, mask, duals in right(self):
             if fault == "nonsense":
-                duals = 7.0 - 3.0 * duals
+                duals = [7.0 - 3.0 * own for own in duals]
             elif fault == "nan":
-                duals = duals * float("nan")
+                duals = [own * float("nan") for own in duals]
             elif fault == "none":
-                duals = 0.0 * duals
+                duals = [0.0 * own for own in duals]
             yield node, mask, duals
 
     monkeypatch.setattr(highs.Model, "multipliers", wrong)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bourn.interval import Interval
 from bourn.relaxations.base import ElementWise, LineRule
-from bourn.relaxations.curves import PiecewiseLinear
+from bourn.relaxations.curves import PiecewiseLinear, Slopes
 from bourn.relaxations.relu import ReLU
 from test_nonlinearities import ELEMENT_WISE, FEW, PIECEWISE, column, inside, intervals, special, touching, value
 
@@ -93,7 +93,7 @@ def test_a_sides_lines_touch_the_function(operation: ElementWise, below: bool) -
     # The hull's own slopes: at the ends of the range the line touches at an end of the interval.
     for parameter, end in ((side.least[0], z.lower), (side.greatest[0], z.upper)):
         slope = side.line((parameter,))[0][0]
-        at = end if below or not isinstance(operation, PiecewiseLinear) else (z.upper if end is z.lower else z.lower)
+        at = end if below or not isinstance(side, Slopes) else (z.upper if end is z.lower else z.lower)
         wanted = operation.offsets(z, slope, slope.clone())[0 if below else 1]
         own = operation.evaluate(at) - slope * at
         torch.testing.assert_close(own, wanted, rtol=1e-9, atol=1e-9)

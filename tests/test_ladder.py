@@ -12,9 +12,8 @@ import torch
 
 import bourn
 from bourn.cli.main import run
-from bourn.ladders import BARRIER
 from bourn.problem.specification import Row, Specification
-from bourn.solvers.methods import METHODS
+from bourn.solvers.methods import BARRIER, METHODS
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 NET, PROP, IMAGES = (str(EXAMPLES / name) for name in ("digits_mlp.onnx", "digits_robust_3.vnnlib", "digits_images.npz"))

@@ -33,6 +33,7 @@ LAYERS = (
     "attacks",
     "bounding",
     "ladders",
+    "views",
     "verification",
     "training",
     "studies",

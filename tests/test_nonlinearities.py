@@ -23,6 +23,7 @@ from bourn.relaxations.curves import PiecewiseLinear
 from bourn.relaxations.leaky_relu import LeakyReLU
 from bourn.relaxations.relu import ReLU
 from bourn.relaxations.smooth import Smooth
+from bourn.relaxations.step import Step
 from exact_values import FORMULAS, exact_value
 from networks import apply_exactly
 
@@ -89,6 +90,8 @@ def inside(operation: ElementWise, low: float, high: float) -> list[float]:
 def value(operation: ElementWise, z: float) -> Fraction:
     if isinstance(operation, PiecewiseLinear):
         return apply_exactly(operation, Fraction(z))
+    if isinstance(operation, Step):
+        return Fraction(operation.above if z > 0 else operation.below if z < 0 else operation.at)
     if type(operation) in FORMULAS:
         return exact_value(operation, z)
     return Fraction(float(operation.evaluate(column([z]))[0]))
@@ -97,7 +100,7 @@ def value(operation: ElementWise, z: float) -> Fraction:
 def violations(operation: ElementWise, z: Interval, lines: Lines) -> list[str]:
     """Where a line crosses the function, in rational arithmetic."""
     # Without a formula for the exact value it is only known to a few units in the last place.
-    known = isinstance(operation, PiecewiseLinear) or type(operation) in FORMULAS
+    known = isinstance(operation, PiecewiseLinear | Step) or type(operation) in FORMULAS
     slack = Fraction(0) if known else Fraction(1, 2**46)
     found = []
     parts = (z.lower, z.upper, lines.lower_slopes[0], lines.lower_offset, lines.upper_slopes[0], lines.upper_offset)

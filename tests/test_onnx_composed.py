@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 import networks
 from bourn.errors import UnsupportedOperatorError
-from bourn.formats.onnx import from_model
+from bourn.formats.model import Model
+from bourn.formats.onnx import from_bytes, from_model
+from bourn.formats.vnnlib import parse
 from bourn.problem.input_set import box
 from bourn.relaxations.clip import Clip
 from bourn.relaxations.gelu import Gelu
@@ -25,6 +27,7 @@ from bourn.relaxations.relu import ReLU
 from bourn.relaxations.sigmoid import Sigmoid
 from bourn.relaxations.silu import Silu
 from bourn.solvers.methods import method
+from bourn.verification import verify
 from composed_models import COMPOSED, TABLE, one
 from onnx_models import agrees, model, node, numbers, operations
 from test_onnx_windows import windows
@@ -183,6 +186,15 @@ def test_refusals(built: onnx.ModelProto, why: str) -> None:
     with pytest.raises(UnsupportedOperatorError, match=why) as caught:
         from_model(built)
     assert "\n" not in str(caught.value)
+
+
+def test_an_output_that_is_constant_can_be_attacked() -> None:
+    data = one("Pow", {"x": [1, 2]}, {"e": np.array(0.0)}).SerializeToString()
+    query = "(vnnlib-version <2.0>)\n(declare-network N (declare-input X real [1,2]) (declare-output Y real [1,2]))\n"
+    limits = "".join(f"(assert (<= X[0,{i}] 1.0))(assert (>= X[0,{i}] 0.0))" for i in range(2))
+    for level, status in (("0.5", "sat"), ("1.5", "unsat")):
+        question = parse(f"{query}{limits}(assert (>= Y[0,0] {level}))", "query")
+        assert verify(Model(from_bytes(data), data), question).status == status
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))

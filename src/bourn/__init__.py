@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bourn.problem.specification import Row, Specification, class_margins
     from bourn.solvers.methods import METHODS, Method, method
     from bourn.verification import Plan, Result, verify
+    from bourn.views import Duality, duality
 
 _HOMES = {
     "bourn.bounding": ("Bounds", "bound", "read_bounds"),
@@ -37,6 +38,7 @@ _HOMES = {
     "bourn.problem.specification": ("Row", "Specification", "class_margins"),
     "bourn.solvers.methods": ("METHODS", "Method", "method"),
     "bourn.verification": ("Plan", "Result", "verify"),
+    "bourn.views": ("Duality", "duality"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -60,6 +62,7 @@ __all__ = [
     "BournError",
     "Box",
     "Case",
+    "Duality",
     "InputSet",
     "Interval",
     "Ladder",
@@ -74,6 +77,7 @@ __all__ = [
     "bound",
     "box",
     "class_margins",
+    "duality",
     "ladder",
     "linf_ball",
     "load",

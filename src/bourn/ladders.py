@@ -15,11 +15,8 @@ from bourn.formats.model import load
 from bourn.problem.problem import Problem, Question, problems
 from bourn.solvers.base import Status
 from bourn.solvers.combination import joint_bound
-from bourn.solvers.methods import METHODS, Method
+from bourn.solvers.methods import BARRIER, METHODS, Method
 from bourn.solvers.methods import method as by_name
-
-BARRIER = "lp-all"
-"""The method whose value no layer-wise method exceeds."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bourn.cli.main import plural
+from bourn.cli.pictures import check_plot
 from bourn.cli.questions import Ball, balls_options
 from bourn.errors import UsageError
 
@@ -64,7 +65,7 @@ def command(
     bourn ladder net.onnx --image digits.npz --radius 0.01:0.1:10 --plot radii.png
     """
     if plot is not None:
-        _check_plot(plot)
+        check_plot(plot)
     if (prop is None) == (not balls):
         raise UsageError("give the question: either a VNN-LIB file or --image and --radius")
     if label is not None and not balls:
@@ -89,14 +90,6 @@ def command(
         else:
             draw_radii(plot, model.name, [(asked.radius or 0.0, ladder) for asked, ladder in found])
         click.echo(f"drawn: {plot}", err=True)
-
-
-def _check_plot(plot: Path) -> None:
-    """Now, not after an hour."""
-    if plot.suffix.lower() not in (".png", ".svg"):
-        raise UsageError(f"--plot {plot}: the name must end in .png or .svg")
-    if not plot.parent.is_dir():
-        raise UsageError(f"--plot {plot}: there is no folder {plot.parent}")
 
 
 def _questions(model: Model, prop: str | None, balls: tuple[Ball, ...], label: int | None) -> list[Asked]:

@@ -20,6 +20,7 @@ _STARTED = time.monotonic()
 
 _COMMANDS = {
     "bound": "bourn.cli.bound",
+    "duality": "bourn.cli.duality",
     "ladder": "bourn.cli.ladder",
     "methods": "bourn.cli.methods",
     "supports": "bourn.cli.supports",

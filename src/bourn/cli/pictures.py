@@ -1,4 +1,4 @@
-"""Pictures of ladders, drawn by matplotlib."""
+"""Pictures of ladders, drawn by matplotlib, and what all pictures share."""
 
 from __future__ import annotations
 
@@ -12,10 +12,22 @@ if TYPE_CHECKING:
     from bourn.ladders import Ladder
 
 PROVED, OPEN, BARRIER, ATTACK, INK = "#2a7f5f", "#8fa3b8", "#1f3a5f", "#c2452d", "#22272e"
-_PALETTE = ("#b9c4cf", "#8fa3b8", "#6f8fb3", "#c9a66b", "#b07aa1", "#76b7b2", "#59a14f", "#e08a4c", "#4e79a7", "#9c755f", "#d37295")
+_PALETTE = (
+    *("#b9c4cf", "#8fa3b8", "#bcbd6a", "#6f8fb3", "#c9a66b", "#b07aa1", "#76b7b2", "#8cd17d"),
+    *("#499894", "#59a14f", "#e08a4c", "#4e79a7", "#9c755f", "#d37295", "#6b4c9a", "#a0522d"),
+)
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def check_plot(plot: Path) -> None:
+    """Whether a picture can be written there, said before an hour's work; raises :class:`UsageError`."""
+    if plot.suffix.lower() not in (".png", ".svg"):
+        raise UsageError(f"--plot {plot}: the name must end in .png or .svg")
+    if not plot.parent.is_dir():
+        raise UsageError(f"--plot {plot}: there is no folder {plot.parent}")
+
+
+def new_figure(width: float, height: float) -> tuple[Any, Any]:
+    """A figure and its axes in the style of all pictures."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -29,7 +41,8 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write the figure, and let go of it."""
     import matplotlib.pyplot as plt
 
     try:
@@ -46,7 +59,7 @@ def draw_ladder(path: Path, title: str, ladder: Ladder) -> None:
     rungs = [r for r in ladder.rungs if r.finished and math.isfinite(r.value)]
     if not rungs:
         raise UsageError("there is nothing to draw: no method found a bound")
-    figure, axes = _figure(9, 1.6 + 0.36 * len(rungs))
+    figure, axes = new_figure(9, 1.6 + 0.36 * len(rungs))
     values = [r.value for r in rungs]
     top = max([*values, *([ladder.attained] if math.isfinite(ladder.attained) else [])])
     # Values far below the others are cut, so that these can be told apart.
@@ -74,7 +87,7 @@ def draw_ladder(path: Path, title: str, ladder: Ladder) -> None:
     axes.set_xlim(left, top + 0.04 * span)
     axes.set_xlabel("lower bound of the margin (above 0: proved)")
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _lines(axes: Any, ladder: Ladder, left: float, right: float) -> None:
@@ -93,7 +106,7 @@ def _lines(axes: Any, ladder: Ladder, left: float, right: float) -> None:
 
 def draw_radii(path: Path, title: str, ladders: list[tuple[float, Ladder]]) -> None:
     """Every method's value against the radius; the attack's on the other side."""
-    figure, axes = _figure(8.5, 5)
+    figure, axes = new_figure(8.5, 5)
     names = dict.fromkeys(r.method.name for _, ladder in ladders for r in ladder.rungs)
     best = [max((r.value for r in ladder.rungs), default=0.0) for _, ladder in ladders]
     for number, name in enumerate(names):
@@ -122,7 +135,7 @@ def draw_radii(path: Path, title: str, ladders: list[tuple[float, Ladder]]) -> N
     axes.set_ylabel("lower bound of the margin (above 0: proved)")
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     figure.legend(loc="outside right upper", frameon=False, fontsize=8.5)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _seconds(seconds: float) -> str:

@@ -28,15 +28,17 @@ from bourn.relaxations.base import NO_HINTS, Nonlinearity, Side, Tensors
 
 @dataclass(frozen=True, eq=False)
 class Hull:
-    """Both sides of a nonlinear node, rows' axis included, its free entries, and those whose bounds were imposed (None if none).
+    """Both sides of a nonlinear node, rows' axis included, its free entries, and those with a summand of mu (None if none).
 
-    Entries that are not free have their lines for sides.
+    Entries that are not free have their lines for sides.  ``reach``: of what size a summand is, relative to the row, for every
+    input: the range of the hull's slopes where the multipliers themselves are looked for.
     """
 
     free: Tensor
     below: Side
     above: Side
     imposed: Tensor | None
+    reach: Tensors
 
 
 @dataclass(eq=False)
@@ -67,14 +69,17 @@ class Evaluation:
 
 
 class Lagrangian:
-    """The dual function of ``program`` for fixed ``rows`` ({node: (B or 1, M, *shape)}) and ``constant`` (B or 1, M)."""
+    """The dual function of ``program`` for fixed ``rows`` ({node: (B or 1, M, *shape)}) and ``constant`` (B or 1, M).
 
-    def __init__(self, program: RelaxedProgram, rows: Mapping[int, Tensor], constant: Tensor) -> None:
+    ``direct``: every free entry has a summand of its own, so that any multipliers can be reached and not only slopes.
+    """
+
+    def __init__(self, program: RelaxedProgram, rows: Mapping[int, Tensor], constant: Tensor, *, direct: bool = False) -> None:
         self.program, self.rows, self.constant = program, rows, constant
         self.batch, self.count = program.batch, constant.shape[1]
-        hulls = {v: _hull(program, v) for v in program.graph.nonlinear if _bounded(program, v)}
+        hulls = {v: _hull(program, v, direct) for v in program.graph.nonlinear if _bounded(program, v)}
         # Imposed bounds narrow what is before them, whether the rows come by or not.
-        self.imposed = [v for v, hull in hulls.items() if hull.imposed is not None]
+        self.imposed = [v for v in hulls if any(z in program.imposed for z in program.graph.nodes[v].inputs)]
         needed = {v for node in (*rows, *self.imposed) for v in program.graph.ancestors(node)}
         self.order = sorted(needed)
         self.hulls = {v: hull for v, hull in hulls.items() if v in needed}
@@ -244,16 +249,30 @@ def _bounded(program: RelaxedProgram, node: int) -> bool:
     return node in program.lines and bool(program.free(node).any())
 
 
-def _hull(program: RelaxedProgram, node: int) -> Hull:
+def _hull(program: RelaxedProgram, node: int, direct: bool) -> Hull:
     operation, inputs = program.graph.nodes[node].operation, program.graph.nodes[node].inputs
     assert isinstance(operation, Nonlinearity)
     free, lines = program.free(node), program.lines[node]
     given = [program.imposed[z] for z in inputs if z in program.imposed]
     imposed = None if not given else torch.stack([g & free for g in given]).any(0)
+    if direct:
+        imposed = free
     below, above = operation.sides(*program.inputs_of(node))
     if not bool(free.all()):
         below = below.fixed(~free, lines.lower_slopes, lines.lower_offset)
         above = above.fixed(~free, lines.upper_slopes, lines.upper_offset)
     if imposed is not None and not bool(imposed.any()):
         imposed = None
-    return Hull(free[:, None], below.unsqueezed(), above.unsqueezed(), None if imposed is None else imposed[:, None])
+    reach = _slope_range(below, above) if direct else (torch.ones_like(lines.lower_offset),) * len(inputs)
+    own = None if imposed is None else imposed[:, None]
+    return Hull(free[:, None], below.unsqueezed(), above.unsqueezed(), own, tuple(r[:, None] for r in reach))
+
+
+def _slope_range(below: Side, above: Side) -> Tensors:
+    """How far apart the slopes of a hull's extreme lines are, for every input."""
+    extremes = [side.line(parameters)[0] for side in (below, above) for parameters in (side.least, side.start, side.greatest)]
+    found = []
+    for slopes in zip(*extremes, strict=True):
+        together = torch.stack(torch.broadcast_tensors(*slopes))  # type: ignore[no-untyped-call]
+        found.append(together.amax(0) - together.amin(0))
+    return tuple(found)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +22,9 @@ from torch import Tensor
 from bourn.network.affine import Affine
 from bourn.network.graph import Input
 from bourn.problem.balls import Ball
+from bourn.program.cuts import CutHull, Matrix
 from bourn.program.relaxed import RelaxedProgram
+from bourn.relaxations.base import Nonlinearity
 from bourn.relaxations.curves import PiecewiseLinear
 
 _HUGE = 1e20
@@ -34,11 +35,6 @@ _NARROW = 1e-9
 
 _CUT_STEP = 0.2
 """How fast the point that cuts start from moves: 0 takes three times as many cuts, large steps end short of the optimum."""
-
-if TYPE_CHECKING:  # scipy has no types
-    Matrix = Any
-else:
-    Matrix = sparse.csr_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +56,15 @@ class Entries:
 
     node: int
     numbers: np.ndarray
-    rows: LinearRows
+    rows: tuple[LinearRows, ...]
     first_column: int
     owners: np.ndarray
     imposed: np.ndarray
-    positions: Matrix
+    positions: tuple[Matrix, ...]
     heights: Matrix
     widths: np.ndarray
-    base: tuple[np.ndarray, np.ndarray]
+    base: tuple[tuple[np.ndarray, ...], np.ndarray]
+    hull: CutHull | None = None
 
     @property
     def columns(self) -> slice:
@@ -146,15 +143,29 @@ class SparseProgram:
                 self._add(v, row_bytes)
 
     def _add(self, node: int, row_bytes: int) -> None:
-        program = self.program
-        operation, z = program.graph.nodes[node].operation, program.graph.nodes[node].inputs[0]
-        if not isinstance(operation, PiecewiseLinear):
-            raise ValueError(f"the hull of {type(operation).__name__} is not polyhedral")
-        bounds = program.bounds[z]
-        numbers = torch.nonzero(program.free(node).flatten())[:, 0]
+        operation, inputs = self.program.graph.nodes[node].operation, self.program.graph.nodes[node].inputs
+        assert isinstance(operation, Nonlinearity)
+        numbers = torch.nonzero(self.program.free(node).flatten())[:, 0]
+        for z in inputs:
+            if not bool((self.program.bounds[z].magnitude.flatten()[numbers] < _HUGE).all()):
+                raise ValueError(f"node {self.program.graph.nodes[z].name!r} is not bounded")
+        rows = tuple(self.rows({z: None}, numbers, row_bytes) for z in inputs)
+        imposed = np.zeros(len(numbers), dtype=bool)
+        for z in inputs:
+            if z in self.program.imposed:
+                imposed |= self.program.imposed[z].flatten()[numbers].cpu().numpy()
+        make = self._vertices if isinstance(operation, PiecewiseLinear) else self._cut
+        found = make(node, numbers, rows, imposed)
+        self.entries.append(found)
+        self._by_node[node] = found
+        self.widths.append(found.widths)
+        self.count += len(found.owners)
+
+    def _vertices(self, node: int, numbers: Tensor, rows: tuple[LinearRows, ...], imposed: np.ndarray) -> Entries:
+        """One column for every vertex of the hull but one."""
+        operation, (bounds,) = self.program.graph.nodes[node].operation, self.program.inputs_of(node)
+        assert isinstance(operation, PiecewiseLinear)
         points, values = (np.stack([t.flatten()[numbers].cpu().numpy() for t in ts]) for ts in operation.vertices(bounds))
-        if not (np.abs(points) < _HUGE).all():
-            raise ValueError(f"node {program.graph.nodes[z].name!r} is not bounded")
         # A knot inside the interval is the base, where the hull is narrow for small y; an end where there is none.
         inside = (points > points[0]) & (points < points[-1])
         base = np.where(inside.any(0), inside.argmax(0), 0)
@@ -168,25 +179,32 @@ class SparseProgram:
         width = np.maximum(np.abs(reach), _NARROW)
         rise = (values[which, columns_of] - base_value[columns_of]) / np.abs(reach)
         shape, columns = (len(numbers), len(which)), np.arange(len(which))
-        rows = self.rows({z: None}, numbers, row_bytes)
-        given = program.imposed.get(z)
-        imposed = np.zeros(len(numbers), dtype=bool) if given is None else given.flatten()[numbers].cpu().numpy()
-        found = Entries(
+        return Entries(
             node,
             numbers.cpu().numpy(),
             rows,
             self.count,
             columns_of,
             imposed,
-            Matrix((np.sign(reach), (columns_of, columns)), shape=shape),
+            (Matrix((np.sign(reach), (columns_of, columns)), shape=shape),),
             Matrix((rise, (columns_of, columns)), shape=shape),
             width,
-            (base_point, base_value),
+            ((base_point,), base_value),
         )
-        self.entries.append(found)
-        self._by_node[node] = found
-        self.widths.append(width)
-        self.count += len(which)
+
+    def _cut(self, node: int, numbers: Tensor, rows: tuple[LinearRows, ...], imposed: np.ndarray) -> Entries:
+        """A column for every input, one for the value, and lines of both sides."""
+        operation = self.program.graph.nodes[node].operation
+        assert isinstance(operation, Nonlinearity)
+        hull, widths = CutHull.of(operation, self.program.inputs_of(node), numbers)
+        count, width = widths.shape
+        entry, shape = np.arange(count), (count, count * width)
+        parts = tuple(Matrix((np.ones(count), (entry, entry * width + k)), shape=shape) for k in range(width))
+        owners = np.repeat(entry, width)
+        base = tuple(hull.inputs), hull.value
+        return Entries(
+            node, numbers.cpu().numpy(), rows, self.count, owners, imposed, parts[:-1], parts[-1], widths.ravel(), base, hull
+        )
 
     def rows(self, on: Mapping[int, Tensor | None], numbers: Tensor | None = None, row_bytes: int = 1 << 23) -> LinearRows:
         """Rows on nodes, {node: (1, M, *shape)}, as rows on the columns; None stands for the entries ``numbers`` of a node."""
@@ -239,6 +257,18 @@ class SparseProgram:
             raise ValueError("a node that matters is not bounded")
         return LinearRows(_side_by_side(pieces, count, self.count), constant.cpu().numpy())
 
+    def point(self, columns: np.ndarray) -> tuple[Tensor, dict[int, Tensor]]:
+        """What columns (M, count) say: inputs (M, *input_shape), and values (M, *shape) of nonlinear nodes' free entries."""
+        graph, count = self.program.graph, len(columns)
+        x = self._base.repeat(count, 1)
+        x[:, self._moved] += torch.from_numpy(columns[:, : self.inputs] * self._signs).to(x.device)
+        wanted = {}
+        for e in self.entries:
+            value = torch.zeros(count, graph.nodes[e.node].size, dtype=torch.float64, device=x.device)
+            value[:, e.numbers] = torch.from_numpy(e.base[1] + (e.heights @ columns[:, e.columns].T).T).to(x.device)
+            wanted[e.node] = value.reshape(count, *graph.nodes[e.node].shape)
+        return x.reshape(count, *graph.input_shape), wanted
+
     def needed(self, row_columns: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         """Which entries of each node (masks), and which columns (a mask), rows over the columns ``row_columns`` depend on."""
         used = np.zeros(self.count, dtype=bool)
@@ -248,7 +278,8 @@ class SparseProgram:
             mask = e.imposed.copy()
             mask[e.owners[used[e.columns]]] = True
             used[e.columns] |= mask[e.owners]
-            used[e.rows.matrix[mask].indices] = True
+            for rows in e.rows:
+                used[rows.matrix[mask].indices] = True
             masks.append(mask)
         return masks[::-1], used
 

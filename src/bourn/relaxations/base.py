@@ -30,10 +30,21 @@ NO_HINTS: Hints = (None, None)
 class LineRule(Enum):
     """How a relaxation chooses its one lower and one upper line."""
 
-    PARALLEL = "parallel"
+    PARALLEL = "parallel lines"
     """One slope, the chord's, for both lines (Fast-Lin, Wong-Kolter, DeepZ)."""
-    AREA = "area"
+    AREA = "lines of least area"
     """The edges of both envelopes over the interval's midpoint: least area for one-kink functions (CROWN, DeepPoly)."""
+    LOWER_LEAST = "lower slope least (ReLU: 0)"
+    """The upper line of AREA, and of the lower envelope the edge of least slope (CROWN with lower slope 0)."""
+    LOWER_GREATEST = "lower slope greatest (ReLU: 1)"
+    """The upper line of AREA, and of the lower envelope the edge of greatest slope (CROWN with lower slope 1)."""
+    JOIN = "parallel lines, slope of the join (ReLU: 0)"
+    """Parallel lines whose slope all pieces share, the one nearest 0 (AI2); the chord's for functions that have no pieces."""
+
+    @property
+    def parallel(self) -> bool:
+        """Whether both lines have one slope."""
+        return self in (LineRule.PARALLEL, LineRule.JOIN)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,7 +219,7 @@ class ElementWise(Nonlinearity):
 
     @abstractmethod
     def slopes(self, z: Interval, rule: LineRule) -> tuple[Tensor, Tensor]:
-        """The rule's slopes (lower, upper); the same tensor twice for :attr:`LineRule.PARALLEL`."""
+        """The rule's slopes (lower, upper); the same tensor twice for a rule of parallel lines."""
 
     @abstractmethod
     def offsets(self, z: Interval, lower_slope: Tensor, upper_slope: Tensor) -> tuple[Tensor, Tensor]:

@@ -156,11 +156,14 @@ class PiecewiseLinear(ElementWise):
         stable = self.stable(z)
         # The piece right of the lower end; a point interval at a knot belongs to either.
         own_slope, _ = self._piece(z.lower)
-        if rule is LineRule.PARALLEL:
-            chord = self._chord(z.lower, z.upper)
-            slope = torch.where(stable, own_slope, chord)
+        if rule.parallel:
+            shared = self._join_slope(z) if rule is LineRule.JOIN else self._chord(z.lower, z.upper)
+            slope = torch.where(stable, own_slope, shared)
             return slope, slope
         lower, upper = self._envelope_edges(z)
+        if rule is not LineRule.AREA:
+            side = self._side(z, True)
+            lower = (side.least if rule is LineRule.LOWER_LEAST else side.greatest)[0]
         return torch.where(stable, own_slope, lower), torch.where(stable, own_slope, upper)
 
     def vertices(self, z: Interval) -> tuple[list[Tensor], list[Tensor]]:
@@ -230,6 +233,15 @@ class PiecewiseLinear(ElementWise):
         slope = (self._value(right) - self._value(left)) / (right - left)
         least, most = min(s for s, _ in self.pieces), max(s for s, _ in self.pieces)
         return slope.nan_to_num(nan=0.0, posinf=most, neginf=least).clamp(least, most)
+
+    def _join_slope(self, z: Interval) -> Tensor:
+        """Of the pieces that the interval meets the slope nearest 0, and 0 where their signs differ."""
+        least, most = torch.full_like(z.lower, math.inf), torch.full_like(z.lower, -math.inf)
+        for start, (slope, _), end in zip((-math.inf, *self.knots), self.pieces, (*self.knots, math.inf), strict=True):
+            meets = (z.lower < end) & (z.upper > start)
+            least = torch.where(meets, least.clamp(max=slope), least)
+            most = torch.where(meets, most.clamp(min=slope), most)
+        return (least.clamp(min=0.0) + most.clamp(max=0.0)).nan_to_num(posinf=0.0, neginf=0.0)
 
     def _envelope_edges(self, z: Interval) -> tuple[Tensor, Tensor]:
         """Slopes of the lower and upper envelope at the midpoint: of all chords across it, the lowest and highest."""

@@ -16,7 +16,10 @@ from bourn.relaxations.smooth import Smooth
 
 @dataclass(frozen=True)
 class Elu(Smooth):
-    """gamma z for z >= 0, gamma alpha (exp z - 1) below: for alpha up to 1 convex, above with a kink at 0 that turns down."""
+    """gamma z for z >= 0, gamma alpha (exp z - 1) below: for alpha up to 1 convex, above with a kink at 0 that turns down.
+
+    Where alpha is below 1, ascent on positions takes no slope between those on both sides of 0; linear programs do.
+    """
 
     alpha: float = 1.0
     gamma: float = 1.0
@@ -25,6 +28,11 @@ class Elu(Smooth):
     def __post_init__(self) -> None:
         if not (0 <= self.alpha < math.inf and 0 < self.gamma < math.inf):
             raise ValueError(f"alpha is {self.alpha}, gamma {self.gamma}; alpha must be at least 0 and gamma above 0")
+
+    @property
+    def kinks(self) -> tuple[float, ...]:  # type: ignore[override]
+        """At 0, unless alpha is 1."""
+        return () if self.alpha == 1 else (0.0,)
 
     @property
     def breaks(self) -> tuple[float, ...]:

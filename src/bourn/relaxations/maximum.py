@@ -67,7 +67,7 @@ class Maximum(SeveralInputs):
             return tuple(torch.where(stable, own.to(torch.float64), s) for s, own in zip(slopes, dominant, strict=True))
 
         upper = settled(above.line(above.start)[0])
-        return (upper, upper) if rule is LineRule.PARALLEL else (settled(below.line(below.start)[0]), upper)
+        return (upper, upper) if rule.parallel else (settled(below.line(below.start)[0]), upper)
 
     def stable_offset(self, *z: Interval) -> Tensor:
         return torch.zeros_like(z[0].lower)

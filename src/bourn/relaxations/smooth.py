@@ -38,12 +38,14 @@ class Smooth(ElementWise):
     domain: tuple[float, float] = (-math.inf, math.inf)
     """Where the function is defined, ends included; no bound is stated for an interval that reaches beyond."""
 
+    kinks: tuple[float, ...] = ()
+    """Which of the breaks are kinks: there the derivative jumps."""
     values: tuple[float, float] = (-math.inf, math.inf)
     """Between what the function's values lie, exactly, wherever it is defined."""
 
     @property
     def breaks(self) -> tuple[float, ...]:
-        """Where the curvature changes, ascending.  At a kink that turns the other way, twice the same."""
+        """Where the curvature changes, ascending.  At a kink that turns the other way than its neighbours, twice the same."""
         return ()
 
     @property
@@ -83,22 +85,21 @@ class Smooth(ElementWise):
     def pieces(self, z: Interval, below: bool) -> list[tuple[Tensor, Tensor, bool]]:
         """The stretches within an interval, and whether the function (from ``below``; its negative from above) is convex there.
 
-        Those outside shrink to an end.  Neighbours of one curvature are one.
+        Those outside shrink to an end.  Neighbours of one curvature are one, unless a kink is between them.
         """
         turned = [c >= 0 if below else c <= 0 for c in self.curvature]
         cuts = [z.lower.new_tensor(b).clamp(z.lower, z.upper) for b in self.breaks]
-        found: list[tuple[Tensor, Tensor, bool]] = []
-        for start, end, convex in zip([z.lower, *cuts], [*cuts, z.upper], turned, strict=True):
-            if found and found[-1][2] == convex:
-                found[-1] = (found[-1][0], end, convex)
-            else:
-                found.append((start, end, convex))
-        return found
+        parts = list(zip([z.lower, *cuts], [*cuts, z.upper], turned, strict=True))
+        return _joined(parts, [b not in self.kinks for b in self.breaks])
 
     def _slope(self, point: Tensor, end: Tensor) -> Tensor:
         """The derivative within the stretch that ends at ``end``."""
         own = self.derivative(point)
-        return own if len(set(self.breaks)) == len(self.breaks) else torch.where(point >= end, self.derivative(point, True), own)
+        return torch.where(point >= end, self.derivative(point, True), own) if self.kinks else own
+
+    def refined(self, hint: Tensor, piece: int, z: Interval, slope: Tensor, below: bool) -> Tensor:
+        """A better hint for one of the :meth:`pieces`, where there is a closed form."""
+        return hint
 
     def error(self, value: Tensor) -> Tensor:
         """How far a computed value or derivative may be from the true one."""
@@ -114,10 +115,10 @@ class Smooth(ElementWise):
         best = torch.full_like(slope, math.inf)
         error = torch.zeros_like(slope)
         size = slope.abs()
-        for start, end, convex in self.pieces(z, below):
+        for number, (start, end, convex) in enumerate(self.pieces(z, below)):
             if convex:
                 # A slope that the stretch does not have is least at one of its ends, and a hint for another stretch no use.
-                point = torch.minimum(torch.maximum(hint, start), end)
+                point = torch.minimum(torch.maximum(self.refined(hint, number, z, slope, below), start), end)
                 point = torch.where(sign * self._slope(end, end) <= slope, end, point)
                 point = torch.where(sign * self.derivative(start) >= slope, start, point)
                 value, turn = sign * self.evaluate(point), sign * self._slope(point, end)
@@ -173,6 +174,7 @@ class Smooth(ElementWise):
         """
         sign = 1.0 if below else -1.0
         found = self.pieces(z, below)
+        found = _joined(found, [True] * (len(found) - 1))
         shape = tuple(convex for _, _, convex in found)
         if shape == (True,):
             return [(z.lower, z.upper)]
@@ -268,12 +270,13 @@ class Smooth(ElementWise):
 
     def slopes(self, z: Interval, rule: LineRule) -> tuple[Tensor, Tensor]:
         kept = self._kept(z)
-        if rule is LineRule.PARALLEL:
+        if rule.parallel:
             slope = chord(self, kept.lower, kept.upper, 1.0)
             lower = upper = self._flat_outside(z, slope)
             return lower, upper
         below, above = self.sides(kept)
-        return self._flat_outside(z, below.line(below.start)[0][0]), self._flat_outside(z, above.line(above.start)[0][0])
+        lower = below.line(_lower_position(below, rule))[0][0]
+        return self._flat_outside(z, lower), self._flat_outside(z, above.line(above.start)[0][0])
 
     def _flat_outside(self, z: Interval, slope: Tensor) -> Tensor:
         for where, own, _ in self._affine(z):
@@ -336,11 +339,27 @@ class Smooth(ElementWise):
 
     def lines(self, rule: LineRule, *z: Interval) -> Lines:
         lower_slope, upper_slope = self.slopes(z[0], rule)
-        if rule is LineRule.PARALLEL:
+        if rule.parallel:
             lower, upper = self.offsets(z[0], lower_slope, upper_slope)
         else:
             kept = self._kept(z[0])
             below, above = self.sides(kept)
-            hints = below.hint(below.start), above.hint(above.start)
+            hints = below.hint(_lower_position(below, rule)), above.hint(above.start)
             lower, upper = self._offsets(z[0], kept, lower_slope, upper_slope, hints)
         return Lines((lower_slope,), lower, (upper_slope,), upper)
+
+
+def _lower_position(below: Positions, rule: LineRule) -> Tensors:
+    """Where the rule's lower line is best: a convex envelope is steepest at its right end."""
+    return {LineRule.LOWER_LEAST: below.least, LineRule.LOWER_GREATEST: below.greatest}.get(rule, below.start)
+
+
+def _joined(parts: list[tuple[Tensor, Tensor, bool]], may: list[bool]) -> list[tuple[Tensor, Tensor, bool]]:
+    """Neighbours of one curvature made one, where they may be."""
+    found = parts[:1]
+    for (start, end, convex), allowed in zip(parts[1:], may, strict=True):
+        if allowed and found[-1][2] == convex:
+            found[-1] = (found[-1][0], end, convex)
+        else:
+            found.append((start, end, convex))
+    return found

@@ -42,7 +42,7 @@ class BackSubstitution(Solver):
 
     @property
     def relaxation(self) -> str:
-        return {LineRule.PARALLEL: "parallel lines", LineRule.AREA: "lines of least area"}[self.rule]
+        return self.rule.value
 
     def prepare(
         self,

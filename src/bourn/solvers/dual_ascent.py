@@ -37,7 +37,8 @@ class DualAscent(Solver):
     ``steps``: at most so many for every row, the first of length ``step`` (1: the whole range of a slope), each ``decay``
     times the one before.  A row stops early where its bound is above what is asked for.  ``chunk_bytes`` bounds the memory of
     one set of rows; some ten are alive at a time.  ``patience``: the share of the time left that may go into inner bounds;
-    neurons that are not reached by then keep their bounds in closed form.
+    neurons that are not reached by then keep their bounds in closed form.  ``direct``: the multipliers themselves are improved,
+    as Dvijotham et al. 2018 do, starting from those of the lines; slopes reach the optimum in fewer steps.
     """
 
     steps: int = 20
@@ -45,8 +46,12 @@ class DualAscent(Solver):
     decay: float = 0.98
     chunk_bytes: int = 1 << 23
     patience: float = 1.0
+    direct: bool = False
     start: BackSubstitution = field(default=BackSubstitution(LineRule.AREA))
-    solved_by = "dual ascent on slopes"
+
+    @property
+    def solved_by(self) -> str:  # type: ignore[override]
+        return "dual ascent on multipliers" if self.direct else "dual ascent on slopes"
 
     @property
     def relaxation(self) -> str:
@@ -117,7 +122,7 @@ class DualAscent(Solver):
         enough: float = math.inf,
     ) -> dict[int, Multipliers]:
         """The best multipliers found for every row, by nonlinear node."""
-        dual = Lagrangian(program, rows, constant)
+        dual = Lagrangian(program, rows, constant, direct=self.direct)
         run = _Run(self, dual)
         for step in range(self.steps + 1):
             found = dual.evaluate(run.choices)
@@ -148,7 +153,7 @@ class _Run:
 
     def _moves(self, node: int, which: int) -> bool:
         limits = self._range(node, which)
-        return limits is None or bool((limits[1] > limits[0]).any())
+        return limits is None or (not self.settings.direct and bool((limits[1] > limits[0]).any()))
 
     def _tensor(self, key: tuple[int, int]) -> Tensor:
         return self.choices[key[0]].tensors()[key[1]]
@@ -184,7 +189,8 @@ class _Run:
             old = moved[node][which]
             if limits is None:
                 size = torch.stack([row.abs().flatten(2).amax(2) for row in found.rows.values()]).amax(0)
-                moved[node][which] = old + change * size.reshape(*size.shape, *(1,) * (old.dim() - 2))
+                reach = self.dual.hulls[node].reach[which - len(moved[node])]
+                moved[node][which] = old + change * reach * size.reshape(*size.shape, *(1,) * (old.dim() - 2))
             else:
                 least, greatest = limits
                 moved[node][which] = (old + change * (greatest - least)).clamp(least, greatest)

@@ -70,7 +70,7 @@ class ForwardLinear(Solver):
 
     @property
     def relaxation(self) -> str:
-        return "parallel lines" if self.rule is LineRule.PARALLEL else "lines of least area"
+        return self.rule.value
 
     def prepare(
         self,

@@ -15,10 +15,11 @@ import numpy as np
 from scipy import sparse
 
 from bourn.deadline import Deadline
-from bourn.program.sparse import Matrix, SparseProgram
+from bourn.program.cuts import Matrix
+from bourn.program.sparse import Entries, SparseProgram
 
 _MOST_CUTS = 30
-"""Tangents that one objective may add."""
+"""How often one objective may be cut."""
 
 # The binding itself: the class around it writes a banner to stdout when the first one is made, and runs in a thread.
 _Highs: Any = getattr(highspy, "_Highs", highspy.Highs)
@@ -35,41 +36,53 @@ class Model:
         self._renumber[self._columns] = np.arange(len(self._columns))
         widths = np.concatenate(lp.widths)
         nothing = Matrix((0, lp.count))
-        equal, right, most = [nothing], [np.zeros(0)], [nothing]
+        equal, right, most, limits = [nothing], [np.zeros(0)], [nothing], [np.zeros(0)]
         for e, mask in zip(lp.entries, masks, strict=True):
-            own = sparse.coo_array(e.positions[mask])
-            position = Matrix((own.data, (own.coords[0], own.coords[1] + e.first_column)), shape=(int(mask.sum()), lp.count))
-            rows = e.rows.matrix[mask]
-            rows.resize(position.shape)
-            equal.append(position - rows)
-            right.append(e.rows.constant[mask] - e.base[0][mask])
-            share = Matrix((1 / e.widths, (e.owners, np.arange(len(e.owners)) + e.first_column)), shape=(len(e.numbers), lp.count))
+            for rows, positions, base in zip(e.rows, e.positions, e.base[0], strict=True):
+                position = self._placed(e, positions[mask])
+                own = rows.matrix[mask]
+                own.resize(position.shape)
+                equal.append(position - own)
+                right.append(rows.constant[mask] - base[mask])
+            if e.hull is not None:
+                for cuts in e.hull.pool:
+                    wanted = mask[cuts.owners]
+                    most.append(self._placed(e, cuts.matrix[wanted]))
+                    limits.append(cuts.limit[wanted])
+                continue
+            share = Matrix((1 / e.widths, (e.owners, np.arange(len(e.owners)))), shape=(len(e.numbers), len(e.owners)))
             several = np.bincount(e.owners, minlength=len(e.numbers)) > 1
-            most.append(share[mask & several])
+            most.append(self._placed(e, share[mask & several]))
+            limits.append(np.ones(most[-1].shape[0]))
         if lp.budget is not None and lp.budget > 0 and lp.inputs:
             share = np.zeros((1, lp.count))
             share[0, : lp.inputs] = 1 / lp.budget
             most.append(Matrix(share))
+            limits.append(np.ones(1))
         self._equalities = sum(len(r) for r in right)
-        self._pass(sparse.vstack([*equal, *most], format="csr")[:, self._columns], np.concatenate(right), widths[self._columns])
+        self._cuts = any(e.hull is not None for e in lp.entries)
+        matrix = sparse.vstack([*equal, *most], format="csr")[:, self._columns]
+        self._pass(matrix, np.concatenate(right), np.concatenate(limits), widths[self._columns])
 
-    def _pass(self, matrix: Matrix, right: np.ndarray, widths: np.ndarray) -> None:
+    def _placed(self, entries: Entries, own: Matrix) -> Matrix:
+        """Rows on a node's own columns as rows on all."""
+        block = sparse.coo_array(own)
+        return Matrix((block.data, (block.coords[0], block.coords[1] + entries.first_column)), shape=(own.shape[0], self._lp.count))
+
+    def _pass(self, matrix: Matrix, right: np.ndarray, limits: np.ndarray, widths: np.ndarray) -> None:
         model = highspy.HighsLp()
         model.num_row_, model.num_col_ = matrix.shape
         model.col_cost_, model.col_lower_, model.col_upper_ = np.zeros(len(widths)), np.zeros(len(widths)), widths
-        model.row_lower_ = np.concatenate([right, np.full(matrix.shape[0] - len(right), -highspy.kHighsInf)])
-        model.row_upper_ = np.concatenate([right, np.ones(matrix.shape[0] - len(right))])
+        model.row_lower_ = np.concatenate([right, np.full(len(limits), -highspy.kHighsInf)])
+        model.row_upper_ = np.concatenate([right, limits])
         model.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
         model.a_matrix_.start_, model.a_matrix_.index_, model.a_matrix_.value_ = matrix.indptr, matrix.indices, matrix.data
         self._highs = _Highs()
         # Measured: the dual simplex without presolve, warm, beats the primal fourfold and presolve tenfold.
-        for option, value in (
-            ("output_flag", False),
-            ("threads", 1),
-            ("presolve", "off"),
-            ("solver", "simplex"),
-            ("simplex_strategy", 1),
-        ):
+        options = [("output_flag", False), ("threads", 1), ("presolve", "off"), ("solver", "simplex"), ("simplex_strategy", 1)]
+        if self._cuts:  # a line that is met by less than the tolerance would be found again and again
+            options += [("primal_feasibility_tolerance", 1e-9)]
+        for option, value in options:
             self._highs.setOptionValue(option, value)
         self._highs.passModel(model)
         self._all = np.arange(len(widths), dtype=np.int32)
@@ -77,29 +90,49 @@ class Model:
     def minimise(self, cost: Matrix, deadline: Deadline) -> bool:
         """Solve for one objective (1, columns); whether the optimum was reached.
 
-        An l2 ball is cut along its tangents where the LP's points leave it; later objectives profit from that too.
+        Hulls are cut along their sides' lines, and an l2 ball along its tangents, where the LP's points leave them; later
+        objectives profit from that too.
         """
         own = np.zeros(len(self._all))
         own[self._renumber[cost.indices]] = cost.data
-        if math.isfinite(deadline.left):
-            self._highs.setOptionValue("time_limit", self._highs.getRunTime() + max(0.01, deadline.left))
         self._highs.changeColsCost(len(own), self._all, own)
         inputs = self._columns[self._columns < self._lp.inputs]
         stable = np.zeros(len(inputs))
-        for cuts in range(_MOST_CUTS + 1):
+        for rounds in range(_MOST_CUTS + 1):
+            if math.isfinite(deadline.left):
+                self._highs.setOptionValue("time_limit", self._highs.getRunTime() + max(0.01, deadline.left))
             self._highs.run()
             if self._highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
                 return False
-            if self._lp.sphere is None:
+            if self._lp.sphere is None and not self._cuts:
                 return True
-            values = np.array(self._highs.getSolution().col_value)[: len(inputs)]
-            cut = self._lp.sphere.tangent(inputs, values, stable)
-            if cut is None:
+            values = np.array(self._highs.getSolution().col_value)
+            cut = None if self._lp.sphere is None else self._lp.sphere.tangent(inputs, values[: len(inputs)], stable)
+            left = self._cut_hulls(rounds < _MOST_CUTS)
+            if cut is None and not left:
                 return True
-            if cuts < _MOST_CUTS:
+            if cut is not None and rounds < _MOST_CUTS:
                 normal, limit, stable = cut
                 self._highs.addRow(-highspy.kHighsInf, limit, len(inputs), np.arange(len(inputs), dtype=np.int32), normal)
+            if deadline.left <= 0:
+                break
         return False
+
+    def _cut_hulls(self, add: bool) -> bool:
+        """Whether the last solution's point leaves a hull; its lines there are added where that is asked for."""
+        found = False
+        everything = self.point()
+        for e, mask in zip(self._lp.entries, self._masks, strict=True):
+            if e.hull is None or not mask.any():
+                continue
+            for cuts in e.hull.separate(everything[e.columns].reshape(len(e.numbers), -1), mask):
+                found = True
+                if add:
+                    rows = self._placed(e, cuts.matrix)[:, self._columns]
+                    start, index = rows.indptr[:-1].astype(np.int32), rows.indices.astype(np.int32)
+                    lower = np.full(len(cuts.limit), -highspy.kHighsInf)
+                    self._highs.addRows(len(cuts.limit), lower, cuts.limit, rows.nnz, start, index, rows.data)
+        return found
 
     def greatest(self, rows: Matrix, constant: np.ndarray, deadline: Deadline) -> np.ndarray | None:
         """Weights with sum 1, the duals of minimising the greatest of these rows; None where there is no optimum."""
@@ -121,13 +154,19 @@ class Model:
         weights = np.clip(-np.array(solution.row_dual[-rows.shape[0] :]), 0.0, None)
         return weights / weights.sum() if weights.sum() > 0 else None
 
-    def multipliers(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """(node, mask of its free entries, their multipliers) of the last objective; 0 where HiGHS has none."""
+    def point(self) -> np.ndarray:
+        """The columns of the program at the last objective's solution; 0 for those that it does not depend on."""
+        found = np.zeros(self._lp.count)
+        found[self._columns] = np.array(self._highs.getSolution().col_value)[: len(self._columns)]
+        return found
+
+    def multipliers(self) -> Iterator[tuple[int, np.ndarray, list[np.ndarray]]]:
+        """(node, mask of its free entries, their multipliers, one array an input) of the last objective; 0 where HiGHS has none."""
         solution = self._highs.getSolution()
         duals = np.array(solution.row_dual[: self._equalities]) if solution.dual_valid else np.zeros(self._equalities)
         duals[~np.isfinite(duals)] = 0.0
         first = 0
         for e, mask in zip(self._lp.entries, self._masks, strict=True):
-            count = int(mask.sum())
-            yield e.node, mask, duals[first : first + count]
-            first += count
+            count, inputs = int(mask.sum()), len(e.rows)
+            yield e.node, mask, list(duals[first : first + inputs * count].reshape(inputs, count))
+            first += inputs * count

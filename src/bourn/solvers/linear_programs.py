@@ -13,10 +13,12 @@ from torch import Tensor
 from bourn.deadline import Deadline
 from bourn.interval import Interval
 from bourn.problem.problem import Objectives
+from bourn.program.cuts import Matrix
+from bourn.program.feasible import value_at
 from bourn.program.linear_bounds import Multipliers, RowBounds, back_substitute
 from bourn.program.relaxed import RelaxedProgram
 from bourn.program.restrict import take_problems
-from bourn.program.sparse import Matrix, SparseProgram
+from bourn.program.sparse import SparseProgram
 from bourn.solvers.base import identity_rows, output_rows
 from bourn.solvers.highs import Model
 from bourn.solvers.tightening import widest
@@ -77,7 +79,7 @@ class LinearPrograms:
         done = torch.from_numpy(np.flatnonzero(solved)).to(numbers.device)
         signs = torch.where(done < count, 1.0, -1.0).to(torch.float64)
         found = torch.full((2 * count,), -math.inf, dtype=torch.float64, device=numbers.device)
-        found[done] = self._state(program, node, numbers[done % count], signs, {v: m[solved] for v, m in mus.items()})
+        found[done] = self._state(program, node, numbers[done % count], signs, {v: m[:, solved] for v, m in mus.items()})
         return found[:count], -found[count:]
 
     def _state(
@@ -101,13 +103,13 @@ class LinearPrograms:
         which: Tensor,
         keep: Container[int] = (),
     ) -> RowBounds:
-        """Lower bounds (1, M) of rows at the multipliers number ``which`` of ``mus``, {node: (all, free entries)}."""
+        """Lower bounds (1, M) of rows at the multipliers number ``which`` of ``mus``, {node: (inputs, all, free entries)}."""
         chosen = {}
         for v, values in mus.items():
             free = program.free(v)
-            mu = constant.new_zeros(1, len(which), free[0].numel())
-            mu[..., free.flatten()] = torch.from_numpy(values).to(mu.device)[which]
-            chosen[v] = Multipliers(free, mu=(mu.reshape(1, len(which), *free.shape[1:]),))
+            mu = constant.new_zeros(len(values), 1, len(which), free[0].numel())
+            mu[..., free.flatten()] = torch.from_numpy(values).to(mu.device)[:, None, which]
+            chosen[v] = Multipliers(free, mu=tuple(mu.reshape(len(values), 1, len(which), *free.shape[1:])))
         return back_substitute(program, rows, constant, keep, chosen)
 
     def _solve(self, lp: SparseProgram, costs: Matrix, deadline: Deadline) -> tuple[dict[int, np.ndarray], np.ndarray]:
@@ -115,7 +117,7 @@ class LinearPrograms:
 
         Also a mask of the rows that were solved: out of time the rest is left.
         """
-        mus = {e.node: np.zeros((costs.shape[0], len(e.numbers))) for e in lp.entries}
+        mus = {e.node: np.zeros((len(e.rows), costs.shape[0], len(e.numbers))) for e in lp.entries}
         solved = np.zeros(costs.shape[0], dtype=bool)
         for group in _by_support(costs):
             if deadline.left <= 0:
@@ -126,7 +128,7 @@ class LinearPrograms:
                     break
                 self.optimal &= model.minimise(costs[[number]], deadline)
                 for e, mask, values in model.multipliers():
-                    mus[e][number, mask] = values
+                    mus[e][:, number, mask] = np.stack(values)
                 solved[number] = True
         self.solved += int(solved.sum())
         self.optimal &= bool(solved.all())
@@ -150,6 +152,27 @@ class LinearPrograms:
             best[b, open_] = torch.maximum(best[b, open_], found.lower[0])
         return best
 
+
+    def primal(self, objectives: Objectives, deadline: Deadline) -> Tensor | None:
+        """The values (1, M) of objectives at feasible points near the LPs' solutions, for a batch of one.
+
+        None where there is no LP.  Not rounded outward.
+        """
+        (lp,), (program,) = self._lps, self._single
+        rows = output_rows(program.graph, objectives)
+        if lp is None:
+            return None
+        try:
+            costs = lp.rows(rows).matrix
+        except ValueError:
+            return None
+        model = Model(lp, costs)
+        columns = []
+        for number in range(len(objectives)):
+            model.minimise(costs[[number]], deadline)
+            columns.append(model.point())
+        x, wanted = lp.point(np.stack(columns))
+        return value_at(program, x, wanted, rows, objectives.constant)
 
     def trace(self, objectives: Objectives, keep: Container[int], deadline: Deadline) -> RowBounds:
         """The rows on the nodes ``keep`` at the optimum of objectives, for a batch of one."""

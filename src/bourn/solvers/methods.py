@@ -1,12 +1,14 @@
 """The table of methods: each name is a composition of a solver and a source of inner bounds.
 
-Everything that the command prints about methods is read from this table.
+With what they claim of each other it is the map of Salman et al. 2019; everything that the command prints or draws about
+methods is read from here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from bourn.deadline import NEVER, Deadline
 from bourn.errors import UsageError
@@ -14,28 +16,63 @@ from bourn.interval import Interval
 from bourn.network.graph import Graph
 from bourn.problem.input_set import InputSet
 from bourn.relaxations.base import LineRule
+from bourn.solvers import papers
 from bourn.solvers.back_substitution import BackSubstitution
 from bourn.solvers.base import Prepared, Solver
 from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.forward_linear import ForwardLinear
 from bourn.solvers.interval_propagation import IntervalPropagation
+from bourn.solvers.papers import Paper
 from bourn.solvers.simplex import Simplex
 from bourn.solvers.zonotope import Zonotope
+
+
+class View(Enum):
+    """From which side of the relaxed problem a method comes; both have one optimum (strong duality)."""
+
+    PRIMAL = "primal"
+    DUAL = "dual"
+
+
+class Exactness(Enum):
+    """How near a method's value is to the optimum of its relaxed program, on its own inner bounds."""
+
+    BELOW = "not exact for its relaxation"
+    LINES = "exact for its lines"
+    LIMIT = "exact for the hull in the limit"
+    HULL = "exact for the hull"
 
 
 @dataclass(frozen=True)
 class Method:
     """A verifier of the class: ``solver`` on pre-activation bounds by ``inner``, or by itself layer after layer (None).
 
-    Every method here is sound and none is complete: a bound may be below the truth, never above it.
+    Every method here is sound and none is complete: a bound may be below the truth, never above it.  Two claims relate
+    it to others, by name, for ReLU networks on boxes; tests hold every one of them to it:
+
+    - ``equal_to``: the others' values are its own.
+    - ``special_case_of``: the others have its choices and more (free slopes, errors kept, the hull instead of lines, better
+      inner bounds), so that on its inner bounds their solvers, brought to their optimum, are nowhere below it.
     """
 
     name: str
     title: str
     solver: Solver
-    source: str
+    view: View
+    papers: tuple[Paper, ...]
     inner: Solver | None = None
     aliases: tuple[str, ...] = ()
+    exactness: Exactness = Exactness.LINES
+    equal_to: tuple[str, ...] = ()
+    special_case_of: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> str:
+        return ", ".join(map(str, self.papers))
+
+    @property
+    def soundness(self) -> str:
+        return f"sound, not complete; {self.exactness.value}"
 
     @property
     def relaxation(self) -> str:
@@ -47,7 +84,11 @@ class Method:
 
     @property
     def inner_bounds(self) -> str:
-        return "same, layer by layer" if self.inner is None else self.inner.solved_by
+        """Where the pre-activation bounds come from, in words."""
+        if self.inner is None:
+            return "same, layer by layer"
+        alone = (m.name for m in METHODS if m.inner is None and m.solver == self.inner)
+        return f"those of {next(alone, self.inner.solved_by)}"
 
     def prepare(
         self,
@@ -69,52 +110,198 @@ class Method:
         return self.solver.prepare(graph, box, inner=inner, begin=begin, outside=outside, deadline=deadline)
 
 
+BARRIER = "lp-all"
+"""The method whose value no method of the class exceeds."""
+
 METHODS: tuple[Method, ...] = (
-    Method("ibp", "IBP (box)", IntervalPropagation(), "Gowal et al. 2018", aliases=("box", "interval")),
+    Method(
+        "ibp",
+        "IBP (box)",
+        IntervalPropagation(),
+        View.PRIMAL,
+        (papers.GOWAL,),
+        aliases=("box", "interval"),
+        exactness=Exactness.BELOW,
+        special_case_of=("ai2",),
+    ),
     Method(
         "forward",
         "Forward linear bounds (symbolic intervals)",
         ForwardLinear(),
-        "Wang et al. 2018 (Neurify)",
-        aliases=("symbolic-intervals",),
+        View.PRIMAL,
+        (papers.WANG,),
+        aliases=("symbolic-intervals", "neurify"),
+        exactness=Exactness.BELOW,
+        special_case_of=("fast-lin",),
     ),
-    Method("deepz", "DeepZ (zonotope)", Zonotope(), "Singh et al. 2018", aliases=("zonotope",)),
+    Method(
+        "ai2",
+        "AI2 (zonotope with meet and join)",
+        Zonotope(LineRule.JOIN),
+        View.PRIMAL,
+        (papers.GEHR,),
+        special_case_of=("crown-zero",),
+    ),
+    Method(
+        "deepz",
+        "DeepZ (zonotope)",
+        Zonotope(),
+        View.PRIMAL,
+        (papers.SINGH_2018,),
+        aliases=("zonotope",),
+        equal_to=("fast-lin", "wong-kolter"),
+    ),
     Method(
         "crown-ibp",
         "CROWN-IBP",
         BackSubstitution(LineRule.AREA),
-        "Zhang et al. 2020",
+        View.PRIMAL,
+        (papers.ZHANG_2020,),
         inner=IntervalPropagation(),
+        special_case_of=("planet",),
     ),
-    Method("fast-lin", "Fast-Lin", BackSubstitution(LineRule.PARALLEL), "Weng et al. 2018", aliases=("fastlin",)),
+    Method(
+        "fast-lin",
+        "Fast-Lin",
+        BackSubstitution(LineRule.PARALLEL),
+        View.PRIMAL,
+        (papers.WENG,),
+        aliases=("fastlin",),
+        equal_to=("deepz", "wong-kolter"),
+        special_case_of=("lp-last",),
+    ),
     Method(
         "wong-kolter",
         "Wong-Kolter (LP-GREEDY): Fast-Lin's value as a dual point",
         BackSubstitution(LineRule.PARALLEL),
-        "Wong and Kolter 2018",
+        View.DUAL,
+        (papers.WONG,),
         aliases=("lp-greedy",),
+        equal_to=("deepz", "fast-lin"),
+        special_case_of=("alpha-crown",),
+    ),
+    Method(
+        "crown-zero",
+        "CROWN, lower slope 0",
+        BackSubstitution(LineRule.LOWER_LEAST),
+        View.PRIMAL,
+        (papers.ZHANG_2018,),
+        special_case_of=("alpha-crown",),
+    ),
+    Method(
+        "crown-one",
+        "CROWN, lower slope 1",
+        BackSubstitution(LineRule.LOWER_GREATEST),
+        View.PRIMAL,
+        (papers.ZHANG_2018,),
+        special_case_of=("alpha-crown",),
     ),
     Method(
         "crown",
         "CROWN (DeepPoly)",
         BackSubstitution(LineRule.AREA),
-        "Zhang et al. 2018, Singh et al. 2019",
+        View.PRIMAL,
+        (papers.ZHANG_2018, papers.SINGH_2019),
         aliases=("deeppoly",),
+        special_case_of=("alpha-crown",),
+    ),
+    Method(
+        "dvijotham",
+        "Dvijotham's dual: ascent on the multipliers themselves",
+        DualAscent(steps=100, direct=True),
+        View.DUAL,
+        (papers.DVIJOTHAM,),
+        inner=BackSubstitution(LineRule.AREA),
+        exactness=Exactness.LIMIT,
+        special_case_of=(BARRIER,),
     ),
     Method(
         "alpha-crown",
         "alpha-CROWN, inner bounds fixed",
         DualAscent(),
-        "Xu et al. 2021",
+        View.DUAL,
+        (papers.XU,),
         inner=BackSubstitution(LineRule.AREA),
         aliases=("a-crown",),
+        exactness=Exactness.LIMIT,
+        special_case_of=("alpha-crown-all",),
     ),
-    Method("alpha-crown-all", "alpha-CROWN, inner bounds by ascent too", DualAscent(), "Xu et al. 2021"),
-    Method("planet", "Planet", Simplex(), "Ehlers 2017", inner=IntervalPropagation()),
-    Method("lp-last", "LP-LAST", Simplex(), "Salman et al. 2019", inner=BackSubstitution(LineRule.PARALLEL)),
-    Method("lp-all", "LP-ALL (the barrier)", Simplex(), "Salman et al. 2019", aliases=("barrier",)),
+    Method(
+        "alpha-crown-all",
+        "alpha-CROWN, inner bounds by ascent too",
+        DualAscent(),
+        View.DUAL,
+        (papers.XU,),
+        exactness=Exactness.LIMIT,
+        special_case_of=(BARRIER,),
+    ),
+    Method(
+        "planet",
+        "Planet",
+        Simplex(),
+        View.PRIMAL,
+        (papers.EHLERS,),
+        inner=IntervalPropagation(),
+        exactness=Exactness.HULL,
+        special_case_of=(BARRIER,),
+    ),
+    Method(
+        "lp-last",
+        "LP-LAST",
+        Simplex(),
+        View.PRIMAL,
+        (papers.REFERENCE,),
+        inner=BackSubstitution(LineRule.PARALLEL),
+        exactness=Exactness.HULL,
+        special_case_of=(BARRIER,),
+    ),
+    Method(
+        BARRIER,
+        "LP-ALL (the barrier)",
+        Simplex(),
+        View.PRIMAL,
+        (papers.REFERENCE,),
+        aliases=("barrier",),
+        exactness=Exactness.HULL,
+    ),
 )
-"""All methods, from cheap to dear."""
+"""All methods, from cheap to dear; none is above the barrier."""
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What is no layer-wise convex relaxation, and so may pass the barrier.
+
+    ``why``: what it has that the class has not.  ``complete``: whether it decides every question in the end.  ``command``:
+    how bourn is asked for it; empty where it cannot be asked yet.
+    """
+
+    name: str
+    why: str
+    papers: tuple[Paper, ...]
+    complete: bool = False
+    command: str = ""
+
+    @property
+    def source(self) -> str:
+        return ", ".join(map(str, self.papers))
+
+    @property
+    def available(self) -> str:
+        return self.command or "not in bourn yet"
+
+
+OUTSIDE: tuple[Outside, ...] = (
+    Outside("MILP", "a binary variable for every unstable neuron", (papers.TJENG,), complete=True),
+    Outside("SMT (Reluplex)", "case distinctions inside a simplex", (papers.KATZ,), complete=True),
+    Outside("Branch and bound", "splits neurons or inputs, relaxes every part", (papers.BUNEL,), complete=True),
+    Outside("Cutting planes", "constraints across neurons and layers", (papers.CUTS,)),
+    Outside("k-ReLU, PRIMA", "hulls of several neurons at once", (papers.SINGH_K_RELU, papers.MUELLER)),
+    Outside("Multi-input hulls", "a neuron's hull over all inputs of its affine map", (papers.ANDERSON, papers.TJANDRAATMADJA)),
+    Outside("SDP", "products of neurons in a positive semidefinite matrix", (papers.RAGHUNATHAN,)),
+    Outside("Constraint on the output", "inner bounds only where the property is broken", (papers.KOTHA,)),
+)
+"""What lies outside the class."""
 
 
 def method(name: str) -> Method:

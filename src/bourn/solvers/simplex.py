@@ -113,6 +113,13 @@ class Optimised(Prepared):
     def trace(self, objectives: Objectives, keep: Container[int]) -> tuple[RelaxedProgram, RowBounds]:
         return self.program, self.models.trace(objectives, keep, self.deadline)
 
+    def primal(self, objectives: Objectives) -> Tensor | None:
+        """The values (1, M) of objectives at feasible points of the relaxed program, for a batch of one; None without an LP.
+
+        Upper bounds of the relaxed optimum, up to rounding: no verdict rests on them.
+        """
+        return self.models.primal(objectives, self.deadline)
+
     def weights(self, objectives: Objectives) -> Tensor | None:
         return self.models.weights(objectives, self.deadline)
 

@@ -1,4 +1,4 @@
-"""Zonotopes (DeepZ): every value is a center plus error terms, carried forward and never dropped.
+"""Zonotopes (DeepZ, AI2): every value is a center plus error terms, carried forward and never dropped.
 
 x = center + sum over symbols k of generators[k] * eps_k + [-rest, rest], with eps in [-1, 1]^K.  One symbol
 stands for every input entry and one for every nonlinear entry that is not stable.  ``rest`` holds nothing
@@ -21,6 +21,7 @@ from bourn.network.graph import Graph
 from bourn.problem.input_set import InputSet, dot
 from bourn.problem.problem import Objectives
 from bourn.relaxations.base import LineRule, Nonlinearity
+from bourn.relaxations.curves import PiecewiseLinear
 from bourn.rounding import TINY, UNIT, down, gamma, up
 from bourn.solvers.base import Inner, Prepared, Solution, Solver, Status, join, output_rows, settle, take
 
@@ -54,18 +55,33 @@ class Form:
 
 @dataclass(frozen=True)
 class Zonotope(Solver):
-    """Singh et al. 2018, *Fast and Effective Robustness Certification*; sound, not complete.
+    """Forms carried through parallel lines; sound, not complete.
 
-    On a box its bounds are those of Fast-Lin; of any other set it sees the enclosing box only.  ``chunk_bytes`` bounds the
-    memory of one node's generators.
+    ``rule`` says which lines.  :attr:`LineRule.PARALLEL` is DeepZ (Singh et al. 2018), on a box with the bounds of Fast-Lin.
+
+    :attr:`LineRule.JOIN` is AI2 (Gehr et al. 2018), for piecewise linear functions in closed form: the form meets every
+    piece's interval, goes through that piece, and the branches are joined.  Meet and join are those of Taylor1+ (Ghorbal,
+    Goubault and Putot 2009, 2010): of its coefficients in the branches a symbol keeps the one nearest 0 where they have one
+    sign, and none otherwise; a new symbol takes up the difference.  A meet narrows the symbols' ranges in a branch, but
+    not the ranges' union, for a form that crosses a kink has vertices on both sides.  So of a ReLU with l < 0 < u, whose
+    branches are 0 and the form itself, there remains the interval [0, u] as a new symbol.  On one neuron that is incomparable
+    with DeepZ's form, which can be negative.  Other joins in use, such as that of both hulls' mean slope, give other values.
+    Functions that are not piecewise linear go through DeepZ's lines.
+
+    Of any other set than a box it sees the enclosing box only.  ``chunk_bytes`` bounds the memory of one node's generators.
     """
 
+    rule: LineRule = LineRule.PARALLEL
     chunk_bytes: int = 1 << 26
     solved_by = "forward, symbolic"
 
     @property
     def relaxation(self) -> str:
-        return "parallel lines"
+        return self.rule.value
+
+    def __post_init__(self) -> None:
+        if not self.rule.parallel:
+            raise ValueError(f"a zonotope needs parallel lines, not {self.rule.value}")
 
     def prepare(
         self,
@@ -83,11 +99,11 @@ class Zonotope(Solver):
         for first in range(0, box.batch, at_once):
             some = slice(first, first + at_once)
             known = take(inner, some), take(begin, some), take(outside, some)
-            parts.append(_propagate(graph, box[some], known, deadline))
+            parts.append(_propagate(graph, box[some], self.rule, known, deadline))
         return Zonotopes(graph, box, parts)
 
 
-def _propagate(graph: Graph, box: InputSet, known: tuple[Inner, Inner, Inner], deadline: Deadline) -> _Part:
+def _propagate(graph: Graph, box: InputSet, rule: LineRule, known: tuple[Inner, Inner, Inner], deadline: Deadline) -> _Part:
     last_reader = {i: number for number, node in enumerate(graph.nodes) for i in node.inputs}
     forms: dict[int, Form] = {}
     intervals: dict[int, Interval] = {}
@@ -98,7 +114,7 @@ def _propagate(graph: Graph, box: InputSet, known: tuple[Inner, Inner, Inner], d
             forms[number] = _affine(node.operation, [forms[i] for i in node.inputs], box.batch)
         elif isinstance(node.operation, Nonlinearity):
             arguments = [(forms[z], intervals[z]) for z in node.inputs]
-            forms[number] = _nonlinear(node.operation, arguments, symbols)
+            forms[number] = _nonlinear(node.operation, arguments, rule, symbols)
             symbols = forms[number].generators.shape[1]
         else:
             forms[number] = _input(box)
@@ -135,10 +151,10 @@ def _affine(operation: Affine, forms: list[Form], batch: int) -> Form:
     return Form(center, stacked.reshape(batch, symbols, *operation.out_shape), rest)
 
 
-def _nonlinear(operation: Nonlinearity, arguments: list[tuple[Form, Interval]], symbols: int) -> Form:
+def _nonlinear(operation: Nonlinearity, arguments: list[tuple[Form, Interval]], rule: LineRule, symbols: int) -> Form:
     """Both parallel lines: the slopes scale the forms, half the distance between them is a new symbol."""
     z = tuple(interval for _, interval in arguments)
-    lines = operation.lines(LineRule.PARALLEL, *z)
+    lines = operation.lines(rule if isinstance(operation, PiecewiseLinear) else LineRule.PARALLEL, *z)
     half = (lines.upper_offset / 2 - lines.lower_offset / 2).clamp(min=0)
     middle = lines.upper_offset / 2 + lines.lower_offset / 2
     half = (half + 8 * UNIT * (lines.upper_offset.abs() + lines.lower_offset.abs())).masked_fill(operation.stable(*z), 0.0)
