@@ -28,8 +28,32 @@ REFUSED = {
     "test_reshape_allowzero_reordered": "cannot reshape",
     "test_split_zero_size_splits_opset13": "splits",
     "test_split_zero_size_splits_opset18": "splits",
+    "test_pow": "whole numbers",
+    "test_reduce_l1_empty_set": "is not fixed",
+    "test_reduce_l2_empty_set": "is not fixed",
+    "test_reduce_log_sum_empty_set": "is not fixed",
+    "test_reduce_log_sum_exp_empty_set": "is not fixed",
+    "test_reduce_max_empty_set": "is not fixed",
+    "test_reduce_min_empty_set": "is not fixed",
+    "test_reduce_sum_square_empty_set": "is not fixed",
+    "test_resize_downsample_scales_linear_align_corners": "differ on align_corners",
 }
 """Examples that are rightly not read: random at run time, of empty tensors, or of an output that the standard leaves open."""
+
+REFUSED_KINDS = {
+    "resize_downsample_scales_cubic": "read|differ",
+    "resize_downsample_sizes_cubic": "read",
+    "resize_upsample_scales_cubic": "read",
+    "resize_upsample_sizes_cubic": "read",
+    "linear_antialias": "antialias",
+    "nearest_not_larger": "keep_aspect_ratio_policy",
+    "nearest_not_smaller": "keep_aspect_ratio_policy",
+    "tf_crop_and_resize": "are not read",
+}
+"""The same by a part of the name: ways to resize."""
+
+UNDEFINED = ("test_l2normalization_axis_0",)
+"""Examples with 0 / 0, which is no number in real arithmetic."""
 
 ROUNDING_CASTS = tuple(
     f"test_cast{like}_{source}_to_FLOAT16{expanded}"
@@ -81,9 +105,12 @@ def test_standard_examples(op_type: str, standard_examples: dict[str, list[Any]]
         if prepared is None:
             continue
         built, x, expected = prepared
-        if REFUSED.get(case.name):
-            with pytest.raises(NetworkError, match=REFUSED.get(case.name, "rounds to FLOAT16")):
+        refused = [] if case.name in REFUSED else [why for kind, why in REFUSED_KINDS.items() if kind in case.name]
+        if case.name in REFUSED or refused:
+            with pytest.raises(NetworkError, match=REFUSED.get(case.name, refused[0] if refused else "")):
                 from_model(built)
+            continue
+        if case.name in UNDEFINED:
             continue
         try:
             graph = from_model(built)

@@ -105,7 +105,9 @@ class _Aim:
             x = x.detach().requires_grad_(True)
             rows = row_values(self.problem, self.objectives, x).masked_fill(~self.member[targets], -torch.inf)
             worst = torch.cat([rows, rows.new_full((len(x), 1), -torch.inf)], dim=1).amax(1)
-            (gradient,) = torch.autograd.grad(worst[torch.isfinite(worst)].sum(), x, allow_unused=True)
+            # A network whose output is a constant has no gradient to follow.
+            total = worst[torch.isfinite(worst)].sum()
+            (gradient,) = torch.autograd.grad(total, x, allow_unused=True) if total.requires_grad else (None,)
         return worst.detach().nan_to_num(torch.inf, torch.inf, -torch.inf), torch.zeros_like(x) if gradient is None else gradient
 
     def note(self, targets: Tensor, x: Tensor, worst: Tensor) -> list[int]:

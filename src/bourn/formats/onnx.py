@@ -14,10 +14,19 @@ import numpy as np
 import onnx
 
 from bourn.errors import NetworkError, UnsupportedOperatorError
-from bourn.formats import onnx_arithmetic, onnx_moves, onnx_windows  # noqa: F401  (they fill the table of rules)
+from bourn.formats import (  # noqa: F401  (they fill the table of rules)
+    onnx_activations,
+    onnx_arithmetic,
+    onnx_extremes,
+    onnx_moves,
+    onnx_norms,
+    onnx_resize,
+    onnx_softmax,
+    onnx_windows,
+)
 from bourn.formats.onnx_constants import Constant
 from bourn.formats.onnx_folding import FOLDED, fold, stored
-from bourn.formats.onnx_reading import RULES, Use, Value
+from bourn.formats.onnx_reading import REASONS, RULES, Use, Value
 from bourn.network import affine, rewrite
 from bourn.network.graph import Graph, GraphBuilder
 from bourn.relaxations.base import REGISTRY
@@ -247,7 +256,7 @@ class _Reading:
             self._failed.update(node.output)
             return
         if not known:
-            raise UnsupportedOperatorError(node.op_type, _name(node))
+            raise UnsupportedOperatorError(node.op_type, _name(node), REASONS.get(node.op_type, ""))
         attributes = {a.name: _attribute(a) for a in node.attribute}
         inputs = [self._value(name) if name else None for name in node.input]
         use = Use(node.op_type, _name(node), self._opset, attributes, inputs, node.output, self._builder)
@@ -269,7 +278,9 @@ class _Reading:
             return self._values[name]
         if name in self._producers:
             node = self._producers[name]
-            raise UnsupportedOperatorError(node.op_type, _name(node), f"its output {name!r} is not computed before it is used")
+            read = node.output[0] in self._values
+            why = "is not read" if read else "is not computed before it is used"
+            raise UnsupportedOperatorError(node.op_type, _name(node), f"its output {name!r} {why}")
         raise NetworkError(f"tensor {name!r} is read but nothing produces it")
 
     def graph(self) -> Graph:

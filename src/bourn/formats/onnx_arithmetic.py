@@ -9,8 +9,10 @@ import numpy as np
 from bourn.errors import NetworkError
 from bourn.formats import onnx_constants as constants
 from bourn.formats.onnx_constants import Array, Constant
+from bourn.formats.onnx_products import activation_matrix_product, activation_product, activation_quotient
 from bourn.formats.onnx_reading import Use, Value, bias_error, broadcast, moved, rule, select, tensor
 from bourn.network import affine
+from bourn.relaxations.reciprocal import Reciprocal
 
 
 def add(use: Use, values: list[Value], signs: list[int], part: str = "") -> Value:
@@ -93,16 +95,18 @@ def _mul(use: Use) -> Value:
         return scale(use, a, b)
     if isinstance(a, Constant):
         return scale(use, b, a)
-    return use.nonlinear()
+    return activation_product(use, a, b)
 
 
 @rule("Div")
 def _div(use: Use) -> Value:
     a, b = use.value(0), use.value(1)
-    if not isinstance(b, Constant):
-        return use.nonlinear()
-    if isinstance(a, Constant):
+    if isinstance(a, Constant) and isinstance(b, Constant):
         return constants.divide(a, b)
+    if isinstance(a, Constant):
+        return scale(use, use.emit(Reciprocal(), use.activation(b), part="reciprocal"), a)
+    if not isinstance(b, Constant):
+        return activation_quotient(use, a, b)
     return scale(use, a, constants.divide(real(1), b))
 
 
@@ -141,7 +145,7 @@ def matrix_product(use: Use, a: Value, b: Value, part: str = "") -> Value:
         return _right_product(use, a, b, shape, part)
     if isinstance(a, Constant):
         return _left_product(use, a, b, shape, part)
-    return use.nonlinear()
+    return activation_matrix_product(use, a, b, shape, part)
 
 
 def _right_product(use: Use, x: int, weight: Constant, shape: tuple[int, ...], part: str) -> Value:
@@ -202,17 +206,29 @@ def _reduce_mean(use: Use) -> Value:
 
 def _reduced(use: Use, since: int, mean: bool) -> Value:
     value = use.value(0)
-    rank = len(use.shape(value))
+    axes, keepdims = reduced_axes(use, since)
+    return moved(use, value, lambda x: x) if axes is None else reduce(use, value, axes, keepdims, mean)
+
+
+def reduced_axes(use: Use, since: int) -> tuple[tuple[int, ...] | None, bool]:
+    """The axes that a reduction is over, ascending, None where it does nothing, and whether they stay with size 1."""
+    rank = len(use.shape(use.value(0)))
     axes, keepdims = use.setting("axes", 1, since=since) or (), bool(use.attribute("keepdims", 1))
+    nothing = use.attribute("noop_with_empty_axes", 0)
     if not axes:
-        if use.attribute("noop_with_empty_axes", 0):
-            return moved(use, value, lambda x: x)
-        axes = tuple(range(rank))
-    axes = tuple(sorted(a + rank if a < 0 else a for a in axes))
-    return reduce(use, value, axes, keepdims, mean)
+        return (None if nothing else tuple(range(rank))), keepdims
+    return tuple(sorted(a + rank if a < 0 else a for a in axes)), keepdims
 
 
-def reduce(use: Use, value: Value, axes: tuple[int, ...], keepdims: bool, mean: bool) -> Value:
+def reduced_index(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> tuple[Array, tuple[int, ...]]:
+    """Flat indices of what a reduction over ``axes`` reduces, (*out, count), and the output's shape."""
+    index = np.arange(math.prod(shape)).reshape(shape)
+    index = np.moveaxis(index, axes, range(len(shape) - len(axes), len(shape)))
+    out = tuple(1 if a in axes else size for a, size in enumerate(shape) if keepdims or a not in axes)
+    return index.reshape(*out, math.prod(shape[a] for a in axes)), out
+
+
+def reduce(use: Use, value: Value, axes: tuple[int, ...], keepdims: bool, mean: bool, part: str = "") -> Value:
     """The sum or mean over axes."""
     shape = use.shape(value)
     count = math.prod(shape[a] for a in axes)
@@ -223,8 +239,8 @@ def reduce(use: Use, value: Value, axes: tuple[int, ...], keepdims: bool, mean: 
     else:
         out_shape = tuple(1 if a in axes else size for a, size in enumerate(shape) if keepdims or a not in axes)
         operation = affine.ReduceSum(in_shapes=(shape,), out_shape=out_shape, axes=axes)
-        total = use.emit(operation, value, part="sum" if mean else "")
-    return scale(use, total, constants.divide(real(1), real(count))) if mean else total
+        total = use.emit(operation, value, part="sum" if mean else part)
+    return scale(use, total, constants.divide(real(1), real(count)), part=part) if mean else total
 
 
 @rule("GlobalAveragePool")

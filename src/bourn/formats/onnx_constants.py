@@ -131,6 +131,15 @@ def inverse_root(a: Constant) -> Constant:
     return _settled(root, (4 * UNIT + a.error) * np.abs(root))
 
 
+def root(a: Constant) -> Constant:
+    """sqrt(a) for entries of at least 0."""
+    if not (a.floats >= 0).all():
+        raise InexactConstantError("it takes the square root of a negative number")
+    found = np.sqrt(a.floats)
+    exact = (found * found == a.floats) & (_product_error(found, found, found * found) == 0)
+    return _settled(found, (np.where(exact, 0.0, 2 * UNIT) + a.error) * found)
+
+
 def matrix_product(a: Constant, b: Constant) -> Constant:
     """The matrix product of ONNX and NumPy."""
     if a.integral and b.integral:

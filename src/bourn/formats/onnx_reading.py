@@ -31,6 +31,10 @@ RULES: dict[str, Rule] = {}
 """ONNX operator name to the rule that reads it; filled by importing the modules of rules."""
 
 
+REASONS: dict[str, str] = {}
+"""ONNX operators that are known but not read, and why; filled by the modules of rules."""
+
+
 def rule(*op_types: str) -> Callable[[Rule], Rule]:
     """Decorator: the function reads nodes of these operators."""
 
@@ -142,7 +146,8 @@ class Use:
     def nonlinear(self) -> Value:
         """The node as the nonlinearity that is registered under its operator's name."""
         if self.op_type not in REGISTRY:
-            raise self.refuse("" if self.op_type not in RULES else "its inputs depend on the network's input")
+            known = self.op_type in RULES
+            raise self.refuse("its inputs depend on the network's input" if known else REASONS.get(self.op_type, ""))
         # The first input is the function's argument; others are parameters unless they too depend on the input.
         arguments = [self.activation(self.value(0)), *(v for v in self.inputs[1:] if isinstance(v, int))]
         parameters = [v for v in self.inputs[1:] if isinstance(v, Constant)]
@@ -194,6 +199,16 @@ def moved(use: Use, value: Value, move: Callable[[Array], Array], *, part: str =
     shape = use.shape(value)
     index = np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape)
     return select(use, value, move(index), part=part, output=output)
+
+
+def assembled(use: Use, parts: Sequence[tuple[Array, int]], part: str = "") -> int:
+    """Nodes of one axis put together: each holds, in order, the entries where its mask is true."""
+    place, start = np.empty(parts[0][0].shape, dtype=np.int64), 0
+    for mask, number in parts:
+        place[mask] = start + np.arange(use.shape(number)[0])
+        start += use.shape(number)[0]
+    joined = affine.Concat(in_shapes=tuple(use.shape(n) for _, n in parts), out_shape=(start,), axis=0)
+    return select(use, use.emit(joined, *(n for _, n in parts), part="joined"), place, part=part)
 
 
 def broadcast(use: Use, value: Value, shape: Shape, *, part: str = "broadcast") -> Value:

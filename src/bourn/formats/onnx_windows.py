@@ -30,7 +30,7 @@ class Window:
     out: Shape
 
 
-def _window(use: Use, space: Shape, kernel: Shape) -> Window:
+def sliding_window(use: Use, space: Shape, kernel: Shape) -> Window:
     """The node's window over an input of this spatial shape."""
     rank = len(kernel)
     if len(space) != rank or not 1 <= rank <= 3:
@@ -67,7 +67,7 @@ def _window(use: Use, space: Shape, kernel: Shape) -> Window:
     return Window(kernel, stride, dilation, before, after, tuple(overhang), tuple(out))
 
 
-def _convolve(use: Use, x: int, weight: Constant, window: Window, groups: int, bias: Constant | None = None, part: str = "") -> int:
+def convolve(use: Use, x: int, weight: Constant, window: Window, groups: int, bias: Constant | None = None, part: str = "") -> int:
     """The convolution of a node; padding that differs from side to side becomes a select of its own."""
     shape = use.shape(x)
     end = tuple(a + o for a, o in zip(window.after, window.overhang, strict=True))
@@ -112,7 +112,7 @@ def _conv(use: Use) -> Value:
     outputs, channels = weight.array.shape[:2]
     if len(shape) < 3 or shape[1] != channels * groups or outputs % groups or (bias is not None and bias.array.size != outputs):
         raise NetworkError(f"a weight of shape {weight.array.shape} in {groups} groups does not fit the input's shape {shape}")
-    return _convolve(use, x, weight, _window(use, shape[2:], weight.array.shape[2:]), groups, bias)
+    return convolve(use, x, weight, sliding_window(use, shape[2:], weight.array.shape[2:]), groups, bias)
 
 
 @rule("ConvTranspose")
@@ -143,7 +143,7 @@ def _conv_transpose(use: Use) -> Value:
         raise NetworkError(f"its padding {pads} leaves nothing of the output")
     none, one = (0,) * rank, (1,) * rank
     window = Window(tuple(kernel), one, dilation, none, none, none, out)
-    return _convolve(use, select(use, x, spread, part="spread"), Constant(turned, weight.error), window, groups, bias)
+    return convolve(use, select(use, x, spread, part="spread"), Constant(turned, weight.error), window, groups, bias)
 
 
 def _transposed_pads(use: Use, space: Shape, stride: Shape, full: Shape) -> Shape:
@@ -165,9 +165,9 @@ def _average_pool(use: Use) -> Value:
     """The sum over the window, exact, then the division by how many entries it counts there."""
     x = use.activation(use.value(0))
     shape = use.shape(x)
-    window = _window(use, shape[2:], tuple(use.attribute("kernel_shape")))
+    window = sliding_window(use, shape[2:], tuple(use.attribute("kernel_shape")))
     ones = Constant(np.ones((shape[1], 1, *window.kernel)))
-    total = _convolve(use, x, ones, window, groups=shape[1], part="sum")
+    total = convolve(use, x, ones, window, groups=shape[1], part="sum")
     counted = np.ones((1, 1, *shape[2:]))
     sides = [(0, 0), (0, 0), *zip(window.before, window.after, strict=True)]
     counted = padded(counted, sides, fill=1.0 if use.attribute("count_include_pad", 0) else 0.0)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bourn.network.affine import Affine, BatchedDense, Convolution, Dense, Offset, ReduceSum, Reshape, Scale, Select, Sum
+from bourn.network.fuse import fuse_activations, guard_domains
 from bourn.network.graph import Graph, Node
 from bourn.rounding import up
 
@@ -19,10 +20,10 @@ _TAKES_A_BIAS = (Dense, BatchedDense, Convolution, Scale, Offset, Sum, ReduceSum
 
 
 def simplify(graph: Graph) -> Graph:
-    """All passes, repeated until none changes the graph."""
+    """All passes, those of :mod:`bourn.network.fuse` too, repeated until none changes the graph."""
     while True:
         changed = graph
-        for step in (drop_unused, drop_identities, merge_moves, merge_offsets):
+        for step in (drop_unused, drop_identities, merge_moves, merge_offsets, fuse_activations, guard_domains):
             changed = step(changed)
         if changed is graph:
             return graph
