@@ -24,7 +24,7 @@ from bourn.solvers.base import output_rows
 from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.methods import METHODS, method, patient
 from bourn.solvers.simplex import Optimised, Simplex
-from networks import random
+from networks import QUICK, random
 from test_solvers import OBJECTIVES, network, values
 from test_theory import textbook
 
@@ -192,8 +192,8 @@ def test_no_method_passes_the_barrier() -> None:
     for seed in range(NETWORKS):
         graph = network(seed, (3, 5, 5, 3))
         barrier = values("lp-all", graph, 0.5)
-        for m in METHODS:
-            found = values(m.name, graph, 0.5)
+        for m in QUICK:
+            found = values(m, graph, 0.5)
             assert bool((found <= barrier + 1e-7 * (1 + barrier.abs())).all()), (seed, m.name)
             equal += int(bool(torch.isclose(found, barrier, rtol=1e-6).all()))
     assert equal > 0

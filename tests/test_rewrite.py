@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bourn.network.affine import Affine, Constant, Dense, Offset, Reshape, Scale, Select, Sum
+from bourn.network.affine import Affine, Constant, Dense, Offset, ReduceSum, Reshape, Scale, Select, Sum
 from bourn.network.graph import Graph, GraphBuilder
-from bourn.network.rewrite import drop_identities, drop_unused, merge_moves, merge_offsets, simplify
+from bourn.network.rewrite import drop_identities, drop_unused, give_axes, merge_moves, merge_offsets, simplify
+from bourn.problem.input_set import box
 from bourn.relaxations.relu import ReLU
+from bourn.solvers.methods import METHODS
 
 
 def vector(*values: float) -> Tensor:
@@ -163,3 +165,21 @@ def test_identities_disappear_and_unused_nodes_too() -> None:
     rounded = builder.add(Scale(in_shapes=(shape,), out_shape=shape, factor=vector(1), weight_error=1e-16), 0)
     graph = builder.build(builder.add(offset(vector(0, 0), vector(1e-16, 0)), rounded))
     assert kinds(simplify(graph)) == ["Input", "Scale"]
+
+
+def test_values_without_axes_get_one() -> None:
+    """Sums of everything, scaled, shifted and read by a nonlinearity: the same values, and every method bounds them."""
+    builder = GraphBuilder((3,))
+    total = builder.add(ReduceSum(in_shapes=((3,),), out_shape=(), axes=(0,)), 0)
+    scaled = builder.add(Scale(in_shapes=((),), out_shape=(), factor=torch.tensor(-2.0, dtype=torch.float64)), total)
+    rectified = builder.add(ReLU(), scaled)
+    again = builder.add(Select(in_shapes=((),), out_shape=(), index=torch.tensor(0)), rectified)
+    graph = builder.build(builder.add(Sum(in_shapes=((), ()), out_shape=(), signs=(1, -1)), again, total))
+    wider = give_axes(graph)
+    assert all(node.shape for node in wider.nodes)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    torch.testing.assert_close(wider.evaluate(x)[:, 0], graph.evaluate(x))
+    values = wider.evaluate(x[:1] + torch.rand(1000, 3, dtype=torch.float64) * 2 - 1)
+    for m in METHODS:
+        found = m.prepare(wider, box(x[:1] - 1, x[:1] + 1)).node(wider.output)
+        assert bool((found.lower[0] <= values.amin()).all() & (found.upper[0] >= values.amax()).all()), m.name

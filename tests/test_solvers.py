@@ -33,9 +33,9 @@ def network(seed: int, sizes: tuple[int, ...] = (4, 8, 8, 3)) -> Graph:
 OBJECTIVES = Objectives(torch.eye(3, dtype=torch.float64)[None], None, torch.zeros(1, 3, dtype=torch.float64))
 
 
-def values(name: str, graph: Graph, radius: float) -> torch.Tensor:
+def values(m: str | Method, graph: Graph, radius: float) -> torch.Tensor:
     ball = linf_ball(torch.zeros(1, *graph.input_shape, dtype=torch.float64), radius)
-    return method(name).prepare(graph, ball).minimise(OBJECTIVES).bound
+    return (method(m) if isinstance(m, str) else m).prepare(graph, ball).minimise(OBJECTIVES).bound
 
 
 @pytest.mark.parametrize("m", METHODS, ids=lambda m: m.name)

@@ -90,7 +90,7 @@ def from_model(model: onnx.ModelProto, source: str = "the model", *, simplify: b
     reading = _Reading(model, source)
     for node in reading.needed:
         reading.read(node)
-    graph = reading.graph()
+    graph = rewrite.give_axes(reading.graph())
     return rewrite.simplify(graph) if simplify else graph
 
 

@@ -30,6 +30,26 @@ def simplify(graph: Graph) -> Graph:
         graph = changed
 
 
+def give_axes(graph: Graph) -> Graph:
+    """With one axis of length 1 for every value that has none: rows on a value have its axes behind their own."""
+    if all(node.shape for node in graph.nodes):
+        return graph
+
+    def wider(shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape or (1,)
+
+    nodes = []
+    for node in graph.nodes:
+        operation = node.operation
+        if isinstance(operation, Affine):
+            shape = wider(operation.out_shape)
+            if isinstance(operation, Select):
+                operation = dataclasses.replace(operation, index=operation.index.reshape(shape))
+            operation = dataclasses.replace(operation, in_shapes=tuple(map(wider, operation.in_shapes)), out_shape=shape)
+        nodes.append(dataclasses.replace(node, operation=operation, shape=wider(node.shape)))
+    return Graph(tuple(nodes), graph.output)
+
+
 def drop_unused(graph: Graph) -> Graph:
     """Without the nodes on which the output does not depend (the input node always stays)."""
     kept = {0, *graph.ancestors(graph.output)}

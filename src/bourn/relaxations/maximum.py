@@ -133,6 +133,7 @@ class Weights(Side):
 
     @classmethod
     def of(cls, z: Intervals) -> Weights:
+        """The side on given intervals, starting from all weight on the input that is greatest over the centre."""
         centers = torch.stack([own.center for own in z])
         first = centers.argmax(0)
         floor = _greatest([own.lower for own in z])
@@ -168,6 +169,7 @@ class Threshold(Side):
 
     @classmethod
     def of(cls, z: Intervals) -> Threshold:
+        """The side on given intervals, starting from the plane that is lowest over the centre."""
         floor, most = _greatest([own.lower for own in z]), _greatest([own.upper for own in z])
         upper = torch.stack([own.upper for own in z])
         # The plane that is lowest over the box's centre: there every input is worth half of what it has above theta.
