@@ -7,7 +7,6 @@ them exactly, for every node, without an LP and without a tolerance.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,9 +28,7 @@ from bourn.relaxations.clip import Clip
 from bourn.relaxations.curves import PiecewiseLinear
 from bourn.relaxations.leaky_relu import LeakyReLU
 from bourn.relaxations.relu import ReLU
-from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.interval_propagation import IntervalPropagation
-from bourn.solvers.methods import METHODS
 
 ACTIVATIONS: tuple[PiecewiseLinear, ...] = (
     ReLU(),
@@ -404,9 +401,3 @@ def outside(bounds: Interval, problem: int, least: Sequence[Fraction], greatest:
             yield f"entry {i}: lower bound {low!r} is above {float(a)!r} by {float(Fraction(low) - a):.3g}"
         if not at_most(-high, -b):
             yield f"entry {i}: upper bound {high!r} is below {float(b)!r} by {float(b - Fraction(high)):.3g}"
-
-
-QUICK = tuple(
-    dataclasses.replace(m, solver=dataclasses.replace(m.solver, steps=5)) if isinstance(m.solver, DualAscent) else m for m in METHODS
-)
-"""All methods, those that iterate with few steps: enough where it is asked whether a bound holds, not how good it is."""

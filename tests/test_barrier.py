@@ -24,7 +24,8 @@ from bourn.solvers.base import output_rows
 from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.methods import METHODS, method, patient
 from bourn.solvers.simplex import Optimised, Simplex
-from networks import QUICK, random
+from networks import random
+from quick import QUICK
 from test_solvers import OBJECTIVES, network, values
 from test_theory import textbook
 

@@ -29,7 +29,6 @@ from bourn.solvers.simplex import Simplex
 from networks import (
     ACTIVATIONS,
     KINDS,
-    QUICK,
     Exact,
     ExactNetwork,
     Instance,
@@ -46,6 +45,7 @@ from networks import (
     seeds,
     unstable,
 )
+from quick import QUICK
 
 
 def wrong(
