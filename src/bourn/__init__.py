@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from bourn.interval import Interval
     from bourn.ladders import Ladder, ladder
     from bourn.problem.balls import Ball, lp_ball
+    from bourn.problem.cutting import polytope
     from bourn.problem.input_set import Box, InputSet, box, linf_ball
+    from bourn.problem.polytopes import Polytope
     from bourn.problem.problem import Case, Question
     from bourn.problem.questions import region, robustness
     from bourn.problem.specification import Row, Specification, class_margins
@@ -32,7 +34,9 @@ _HOMES = {
     "bourn.interval": ("Interval",),
     "bourn.ladders": ("Ladder", "ladder"),
     "bourn.problem.balls": ("Ball", "lp_ball"),
+    "bourn.problem.cutting": ("polytope",),
     "bourn.problem.input_set": ("Box", "InputSet", "box", "linf_ball"),
+    "bourn.problem.polytopes": ("Polytope",),
     "bourn.problem.problem": ("Case", "Question"),
     "bourn.problem.questions": ("region", "robustness"),
     "bourn.problem.specification": ("Row", "Specification", "class_margins"),
@@ -69,6 +73,7 @@ __all__ = [
     "Method",
     "Model",
     "Plan",
+    "Polytope",
     "Question",
     "Result",
     "Row",
@@ -83,6 +88,7 @@ __all__ = [
     "load",
     "lp_ball",
     "method",
+    "polytope",
     "read_bounds",
     "region",
     "robustness",
