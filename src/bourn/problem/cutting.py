@@ -74,7 +74,8 @@ def _numbers(values: object, what: str) -> np.ndarray:
 
 def _rounded(sides: Box, rows: np.ndarray, limits: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     """Exact half-spaces of every problem in float64: rows, and limits rounded outward and inward."""
-    found, outer, inner = [], [], []
+    found: list[list[float]] = []
+    outer, inner = [], []
     for b in range(sides.batch):
         reach = sides.interval.magnitude[b].flatten().tolist()
         for row, limit in zip(rows[b], limits[b], strict=True):
@@ -90,25 +91,24 @@ def _rounded(sides: Box, rows: np.ndarray, limits: np.ndarray) -> tuple[Tensor, 
 
 
 def cut(sides: Box, half_spaces: Iterable[tuple[Sequence[tuple[int, Fraction]], Fraction]]) -> Box | Polytope:
-    """A flat box (1, n) cut by exact half-spaces, each the terms of its left-hand side and its limit.
+    """A set in a flat box (1, n) that holds all that meets exact half-spaces, each the terms of its left side and its limit.
 
-    Half-spaces that float64 does not hold closely enough are left out.  Raises :class:`EmptyInputSetError` as :func:`polytope`.
+    Where float64 does not hold a half-space it is rounded outward, or left out.  Raises :class:`EmptyInputSetError` where the set
+    is proved empty.
     """
     reach = sides.interval.magnitude[0].tolist()
-    rows, outer, inner = [], [], []
+    rows, limits = [], []
     for terms, limit in half_spaces:
         made = rounded_row([c for _, c in terms], limit, [reach[i] for i, _ in terms])
-        if made is None:
-            continue
-        row = torch.zeros(len(reach), dtype=torch.float64)
-        row[[i for i, _ in terms]] = torch.tensor(made[0], dtype=torch.float64)
-        rows.append(row)
-        outer.append(made[1])
-        inner.append(made[2])
+        if made is not None:
+            row = torch.zeros(len(reach), dtype=torch.float64)
+            row[[i for i, _ in terms]] = torch.tensor(made[0], dtype=torch.float64)
+            rows.append(row)
+            limits.append(made[1])
     if not rows:
         return sides
-    limits = (torch.tensor([v], dtype=torch.float64) for v in (outer, inner))
-    return tightened(sides, torch.stack(rows)[None], *limits)
+    outer = torch.tensor([limits], dtype=torch.float64)
+    return tightened(sides, torch.stack(rows)[None], outer, outer)
 
 
 def tightened(sides: Box, matrix: Tensor, limits: Tensor, inner_limits: Tensor) -> Polytope:

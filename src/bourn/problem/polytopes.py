@@ -52,7 +52,9 @@ class Polytope(InputSet):
 
     @property
     def inner(self) -> tuple[Tensor, Tensor] | None:  # type: ignore[override]
-        return self.sides.inner
+        if self.sides.inner is None:
+            return None
+        return torch.maximum(self.sides.inner[0], self.lower), torch.minimum(self.sides.inner[1], self.upper)
 
     @property
     def _rows(self) -> Tensor:
@@ -61,6 +63,11 @@ class Polytope(InputSet):
     @cached_property
     def _bounded(self) -> bool:
         return bool(torch.isfinite(self.interval.magnitude).all())
+
+    @property
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """Between these a point lies in ``sides`` as written."""
+        return self.sides.inner if self.sides.inner is not None else (self.sides.lower, self.sides.upper)
 
     def extremes(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As :meth:`InputSet.extremes`; the multipliers are those of the dual simplex, so that little but rounding is lost."""
@@ -188,12 +195,17 @@ class Polytope(InputSet):
 
     @cached_property
     def middle(self) -> Tensor:
+        """The mean of vertices; of a flat set, which that may miss by rounding, the box's center where this lies in it."""
+        found = self._inside
+        if bool(self._certainly(found)[0].all()):
+            return found
         center = Box(self.interval).middle
-        return torch.where(self.contains(center).reshape(-1, *(1,) * len(self.shape)), center, self._inside)
+        take = ~self.contains(found) & self.contains(center)
+        return torch.where(take.reshape(-1, *(1,) * len(self.shape)), center, found)
 
     def project(self, x: Tensor) -> Tensor:
         """As :meth:`InputSet.project`; where the set is flat, a point that may miss it by rounding."""
-        lower, upper = self.sides.inner if self.sides.inner is not None else (self.sides.lower, self.sides.upper)
+        lower, upper = self._ends
         point = torch.minimum(torch.maximum(x, lower), upper)
         outside = ~self._certainly(point)[0]
         if not bool(outside.any()):
@@ -204,7 +216,7 @@ class Polytope(InputSet):
 
     def _nearest(self, x: Tensor, goal: Tensor) -> Tensor:
         """The nearest points, moved towards ``goal`` (1 or N, *shape) until rounding leaves them inside."""
-        lower, upper = self.sides.inner if self.sides.inner is not None else (self.sides.lower, self.sides.upper)
+        lower, upper = self._ends
         ends = lower.flatten(1), upper.flatten(1)
         moved = nearest(x.flatten(1), self._rows, self.inner_limits, *ends).reshape(x.shape)
         point = moved
