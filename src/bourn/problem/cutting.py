@@ -43,8 +43,8 @@ def polytope(lower: object, upper: object, matrix: object, limits: object) -> Po
     if right.shape not in ((count,), (sides.batch, count)):
         raise UsageError(f"the limits have shape {right.shape}; {count} half-spaces need ({count},) or ({sides.batch}, {count})")
     if rows.dtype != object and right.dtype != object:
-        a = torch.from_numpy(rows).reshape(-1, count, *sides.shape).expand(sides.batch, -1, *sides.shape)
-        b = torch.from_numpy(right).expand(sides.batch, -1)
+        a = torch.from_numpy(rows).expand(sides.batch, count, *sides.shape)
+        b = torch.from_numpy(right).expand(sides.batch, count)
         return tightened(sides, a, b, b)
     every = np.broadcast_to(rows, (sides.batch, count, *sides.shape))
     return tightened(sides, *_rounded(sides, every, np.broadcast_to(right, (sides.batch, count))))

@@ -88,7 +88,10 @@ class Polytope(InputSet):
 
     def _least(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """The right-hand side above for rows ``w`` (B, M, n), at multipliers found or at 0, and a bound of its rounding error."""
-        low, error = self._at(w, torch.zeros_like(w[..., :1]).expand(-1, -1, self.limits.shape[1]))
+        if self._bounded:
+            low, error = Box(self.interval).minimise_linear(w.reshape(self.batch, -1, *self.shape))
+        else:  # a box states no minimum where the maximum is infinite
+            low, error = self._at(w, torch.zeros_like(w[..., :1]).expand(-1, -1, self.limits.shape[1]))
         found, rounding = self._at(w, self.multipliers(w))
         better = found - rounding > low - error
         return torch.where(better, found, low), torch.where(better, rounding, error)
@@ -195,13 +198,15 @@ class Polytope(InputSet):
 
     @cached_property
     def middle(self) -> Tensor:
-        """The mean of vertices; of a flat set, which that may miss by rounding, the box's center where this lies in it."""
+        """The mean of vertices; of a flat set, which that may miss by rounding, a point of fewer digits near it that lies there."""
         found = self._inside
         if bool(self._certainly(found)[0].all()):
             return found
         center = Box(self.interval).middle
-        take = ~self.contains(found) & self.contains(center)
-        return torch.where(take.reshape(-1, *(1,) * len(self.shape)), center, found)
+        for near in (found.to(torch.float32).to(torch.float64), center, center.to(torch.float32).to(torch.float64)):
+            take = ~self.contains(found) & self.contains(near)
+            found = torch.where(take.reshape(-1, *(1,) * len(self.shape)), near, found)
+        return found
 
     def project(self, x: Tensor) -> Tensor:
         """As :meth:`InputSet.project`; where the set is flat, a point that may miss it by rounding."""
