@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bourn.problem.input_set import Box, InputSet, box, linf_ball
     from bourn.problem.polytopes import Polytope
     from bourn.problem.problem import Case, Question
+    from bourn.problem.products import ProductSet, product_set
     from bourn.problem.questions import region, robustness
     from bourn.problem.specification import Row, Specification, class_margins
     from bourn.solvers.methods import METHODS, Method, method
@@ -38,6 +39,7 @@ _HOMES = {
     "bourn.problem.input_set": ("Box", "InputSet", "box", "linf_ball"),
     "bourn.problem.polytopes": ("Polytope",),
     "bourn.problem.problem": ("Case", "Question"),
+    "bourn.problem.products": ("ProductSet", "product_set"),
     "bourn.problem.questions": ("region", "robustness"),
     "bourn.problem.specification": ("Row", "Specification", "class_margins"),
     "bourn.solvers.methods": ("METHODS", "Method", "method"),
@@ -74,6 +76,7 @@ __all__ = [
     "Model",
     "Plan",
     "Polytope",
+    "ProductSet",
     "Question",
     "Result",
     "Row",
@@ -89,6 +92,7 @@ __all__ = [
     "lp_ball",
     "method",
     "polytope",
+    "product_set",
     "read_bounds",
     "region",
     "robustness",

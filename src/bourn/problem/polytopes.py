@@ -283,8 +283,13 @@ class Polytope(InputSet):
         interval = Interval(change(self.interval.lower), change(self.interval.upper))
         limits = window_limits(self._rows, self.interval, self.limits, matrix.flatten(2), interval)
         matrix = torch.where(torch.isfinite(limits).reshape(*limits.shape, *(1,) * (matrix.dim() - 2)), matrix, 0.0)
+        several = len(matrix) // self.batch
+        whole = (matrix.flatten(2) != 0).sum(2) == (self._rows != 0).sum(2).repeat_interleave(several, 0)
+        own, inner = (t.repeat_interleave(several, 0) for t in (self.limits, self.inner_limits))
         limits = torch.where(torch.isfinite(limits), limits, 0.0)
-        return Polytope(interval, matrix, limits, self.sides.map(change), limits)
+        return Polytope(
+            interval, matrix, torch.where(whole, own, limits), self.sides.map(change), torch.where(whole, inner, limits)
+        )
 
     def __getitem__(self, index: slice | Tensor) -> Polytope:
         return self._with(lambda t: t[index])

@@ -7,7 +7,7 @@ y.  For a ReLU these are z - t = pre-activation, 0 <= z <= u, 0 <= t <= -l, z / 
 
 Of an l1 ball the input's columns are how far its entries go up and down from the center, and a row limits their sum.  A
 polytope's half-spaces are rows on the input's columns.  An l2 ball is no polyhedron: the program has its enclosing box, from
-which the solver cuts.
+which the solver cuts.  Of a product's balls it has the enclosing boxes alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from torch import Tensor
 from bourn.network.affine import Affine
 from bourn.network.graph import Input
 from bourn.problem.balls import Ball
+from bourn.problem.input_set import Box
 from bourn.problem.polytopes import Polytope
+from bourn.problem.products import ProductSet
 from bourn.program.cuts import CutHull, Matrix
 from bourn.program.relaxed import RelaxedProgram
 from bourn.relaxations.base import Nonlinearity
@@ -149,6 +151,14 @@ class SparseProgram:
         self.entries: list[Entries] = []
         self._by_node: dict[int, Entries] = {}
 
+    @property
+    def whole(self) -> bool:
+        """Whether the program has all of the input set: not a product's balls, nor several half-spaces where windows see less."""
+        sets = self.program.box
+        if isinstance(sets, Polytope):
+            return sets.matrix.shape[1] <= 1 or len(sets.shape) < 4
+        return not isinstance(sets, ProductSet) or all(isinstance(p, Box | Polytope) and len(p.shape) < 4 for p in sets.parts)
+
     def _half_spaces(self, base: np.ndarray, center: np.ndarray) -> HalfSpaces:
         """What limits the input's columns together, in rows of values of about 1."""
         sets, matrix, limits = self.program.box, np.zeros((0, self.inputs)), np.zeros(0)
@@ -157,9 +167,12 @@ class SparseProgram:
             if budget > 0 and self.inputs:
                 matrix, limits = np.full((1, self.inputs), 1 / budget), np.ones(1)
             return HalfSpaces(matrix, limits, np.zeros(self.inputs, dtype=bool))
-        if isinstance(sets, Polytope):
-            rows = sets.matrix[0].flatten(1).cpu().numpy()
-            matrix, limits = rows[:, self._moved] * self._signs, sets.limits[0].cpu().numpy() - rows @ base
+        parts = sets.parts if isinstance(sets, ProductSet) else (sets,)
+        for part in (p for p in parts if isinstance(p, Polytope)):
+            rows = part.matrix[0].flatten(1).cpu().numpy()
+            matrix = np.concatenate([matrix, rows[:, self._moved] * self._signs])
+            limits = np.concatenate([limits, part.limits[0].cpu().numpy() - rows @ base])
+        if len(limits):
             sizes = (np.abs(matrix) * self.widths[0]).max(1, initial=0.0)
             kept = sizes > 0
             matrix, limits = matrix[kept] / sizes[kept, None], limits[kept] / sizes[kept]
