@@ -52,6 +52,7 @@ class Polytope(InputSet):
 
     @property
     def inner(self) -> tuple[Tensor, Tensor] | None:  # type: ignore[override]
+        """As :attr:`InputSet.inner`, from the sets' own."""
         if self.sides.inner is None:
             return None
         return torch.maximum(self.sides.inner[0], self.lower), torch.minimum(self.sides.inner[1], self.upper)

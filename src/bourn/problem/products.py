@@ -33,6 +33,7 @@ class ProductSet(InputSet):
 
     @cached_property
     def inner(self) -> tuple[Tensor, Tensor] | None:  # type: ignore[override]
+        """As :attr:`InputSet.inner`, from the sets' own."""
         if all(p.inner is None for p in self.parts):
             return None
         ends = [p.inner if p.inner is not None else (p.lower, p.upper) for p in self.parts]
