@@ -151,3 +151,17 @@ def test_an_unbounded_box_can_be_asked() -> None:
     small = bourn.Specification.of([bourn.Row.of({0: -1}, {}, 1.6)])
     assert bourn.verify(network, bourn.region(sets, small, 1), timeout=30).status == "unsat"
     assert 1.5 <= float(sets.upper) <= 1.5 + 1e-14
+
+
+def test_long_decimals_in_a_file_are_met_exactly() -> None:
+    """The set is a hair wider than what is written, the conjunction's rows are not."""
+    digits = "0." + "3" * 40
+    question = parse(vnnlib([(0, 1), (0, 1)], 1, f"(<= (+ (* {digits} X_0) X_1) {digits})", "(>= Y_0 0)"))
+    (case,) = question.cases
+    assert isinstance(case.box, Polytope)
+    _, high, error = case.box.extremes(torch.tensor([[[0.0, 1.0], [1.0, 3.0]]], dtype=torch.float64))
+    exact = Fraction(digits)
+    assert all(Fraction(float(h)) + Fraction(float(e)) >= m for h, e, m in zip(high[0], error[0], (exact, 3 * exact), strict=True))
+    network = mlp(([[1.0, 1.0]], [-1.0]), ([[1.0]], [0.0]))
+    found = bourn.verify(network, question, timeout=30).verdict.counterexample.x.tolist()  # type: ignore[union-attr]
+    assert exact * Fraction(found[0]) + Fraction(found[1]) <= exact

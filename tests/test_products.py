@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import pytest
@@ -82,6 +83,13 @@ def test_a_verdict_with_a_set_for_each_input() -> None:
     x = [Fraction(v) for v in found.verdict.counterexample.x.tolist()]  # type: ignore[union-attr]
     assert 0 <= x[0] <= 1
     assert x[1] ** 2 + x[2] ** 2 <= 1
+
+
+def test_an_unbounded_part_keeps_its_half_spaces() -> None:
+    endless = bourn.polytope([[-math.inf] * 2], [[math.inf] * 2], [[1.0, 1.0]], [1.0])
+    sets = bourn.product_set([endless, bourn.box([[0.0]], [[1.0]])])
+    points = torch.tensor([[0.5, 0.5, 1.0], [0.5, 0.5 + 2**-52, 1.0], [9.0, -8.0, 0.0], [0.0, 0.0, 2.0]], dtype=torch.float64)
+    assert sets.contains(points).tolist() == [True, False, True, False]
 
 
 def test_what_is_no_product_is_refused() -> None:

@@ -18,7 +18,7 @@ from bourn.problem.polytopes import Polytope
 _PASSES = 2
 """How often the half-spaces bound the entries one by one before linear programs do."""
 
-_MOST_WORK = 1 << 22
+_MOST_WORK = 1 << 20
 """Problems x entries x entries x half-spaces up to which linear programs tighten the box."""
 
 _REACH = 1e6

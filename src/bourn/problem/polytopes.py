@@ -283,14 +283,14 @@ class Polytope(InputSet):
         matrix = torch.stack([change(row) for row in self.matrix.unbind(1)], 1)
         interval = Interval(change(self.interval.lower), change(self.interval.upper))
         limits = window_limits(self._rows, self.interval, self.limits, matrix.flatten(2), interval)
-        matrix = torch.where(torch.isfinite(limits).reshape(*limits.shape, *(1,) * (matrix.dim() - 2)), matrix, 0.0)
         several = len(matrix) // self.batch
         whole = (matrix.flatten(2) != 0).sum(2) == (self._rows != 0).sum(2).repeat_interleave(several, 0)
         own, inner = (t.repeat_interleave(several, 0) for t in (self.limits, self.inner_limits))
-        limits = torch.where(torch.isfinite(limits), limits, 0.0)
-        return Polytope(
-            interval, matrix, torch.where(whole, own, limits), self.sides.map(change), torch.where(whole, inner, limits)
-        )
+        limits, inner = torch.where(whole, own, limits), torch.where(whole, inner, limits)
+        known = torch.isfinite(limits)
+        matrix = torch.where(known.reshape(*known.shape, *(1,) * (matrix.dim() - 2)), matrix, 0.0)
+        limits, inner = torch.where(known, limits, 0.0), torch.where(known, inner, 0.0)
+        return Polytope(interval, matrix, limits, self.sides.map(change), inner)
 
     def __getitem__(self, index: slice | Tensor) -> Polytope:
         return self._with(lambda t: t[index])
