@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from bourn.interval import Interval
     from bourn.ladders import Ladder, ladder
     from bourn.problem.balls import Ball, lp_ball
+    from bourn.problem.cutting import polytope
     from bourn.problem.input_set import Box, InputSet, box, linf_ball
+    from bourn.problem.polytopes import Polytope
     from bourn.problem.problem import Case, Question
+    from bourn.problem.products import ProductSet, product_set
     from bourn.problem.questions import region, robustness
     from bourn.problem.specification import Row, Specification, class_margins
     from bourn.solvers.methods import METHODS, Method, method
@@ -32,8 +35,11 @@ _HOMES = {
     "bourn.interval": ("Interval",),
     "bourn.ladders": ("Ladder", "ladder"),
     "bourn.problem.balls": ("Ball", "lp_ball"),
+    "bourn.problem.cutting": ("polytope",),
     "bourn.problem.input_set": ("Box", "InputSet", "box", "linf_ball"),
+    "bourn.problem.polytopes": ("Polytope",),
     "bourn.problem.problem": ("Case", "Question"),
+    "bourn.problem.products": ("ProductSet", "product_set"),
     "bourn.problem.questions": ("region", "robustness"),
     "bourn.problem.specification": ("Row", "Specification", "class_margins"),
     "bourn.solvers.methods": ("METHODS", "Method", "method"),
@@ -69,6 +75,8 @@ __all__ = [
     "Method",
     "Model",
     "Plan",
+    "Polytope",
+    "ProductSet",
     "Question",
     "Result",
     "Row",
@@ -83,6 +91,8 @@ __all__ = [
     "load",
     "lp_ball",
     "method",
+    "polytope",
+    "product_set",
     "read_bounds",
     "region",
     "robustness",

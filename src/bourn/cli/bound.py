@@ -76,7 +76,7 @@ def command(
 
 
 def _boxes(prop: str) -> Box:
-    """The input boxes of a VNN-LIB file, as a batch."""
+    """The boxes around the input sets of a VNN-LIB file, as a batch."""
     import torch
 
     from bourn.formats.vnnlib import load

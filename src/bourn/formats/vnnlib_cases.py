@@ -2,7 +2,8 @@
 
 The usual file asserts a thousand bounds on single inputs and one disjunction.  So the bounds are kept as a
 map from input to its two ends, what holds in every conjunction is held once, and a conjunction is dropped as
-soon as its box is empty.
+soon as its box is empty.  Rows of several inputs and no output cut the box to a polytope, so that bounds know them; they stay
+among the conjunction's rows, too, where they mean what is written.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from bourn.errors import EmptyInputSetError
 from bourn.formats.formula import Atom, Bound, Formula, guard
 from bourn.interval import Interval
-from bourn.problem.input_set import Box
+from bourn.problem.cutting import cut
+from bourn.problem.input_set import Box, InputSet
 from bourn.problem.problem import Case
 from bourn.problem.specification import Conjunction, Row, Specification, show
 from bourn.rounding import float_below
@@ -30,6 +32,9 @@ End = Fraction | float
 Ends = tuple[End, End]
 Columns = frozenset[tuple[int, float, float, float, float]]
 _EVERYTHING: Ends = (-math.inf, math.inf)
+
+_MOST_POLYTOPES = 100
+"""If a question had more of them, its boxes are not cut: each is a case of its own."""
 
 
 class _Part(NamedTuple):
@@ -140,25 +145,41 @@ def _empty_input(ends: Mapping[int, Ends]) -> tuple[int, Ends] | None:
 
 
 def _group(parts: list[_Part], base: Mapping[int, Ends], inputs: int) -> tuple[Case, ...]:
-    """One case per distinct box.  Boxes without a possible conjunction matter only if there is no other."""
+    """One case per distinct input set.  Sets without a possible conjunction matter only if there is no other."""
     table = _Table(inputs)
     _write(table.ends, table.columns(base))
     # Many parts share one map of ends: its columns are computed once.
     known: dict[int, Columns] = {}
-    boxes: dict[Columns, list[_Part]] = {}
-    for part in [part for part in parts if part.possible] or parts:
+    chosen = [part for part in parts if part.possible] or parts
+    cuts = _cuts(chosen)
+    sets: dict[tuple[Columns, frozenset[Row]], list[_Part]] = {}
+    for part, cut_by in zip(chosen, cuts, strict=True):
         columns = known.get(id(part.ends))
         if columns is None:
             columns = known[id(part.ends)] = table.columns(part.ends)
-        boxes.setdefault(columns, []).append(part)
+        sets.setdefault((columns, cut_by), []).append(part)
     cases = []
-    for columns, members in boxes.items():
+    for (columns, cut_by), members in sets.items():
         conjunctions = [part.rows for part in members if part.possible]
         if len(conjunctions) > 1:
             conjunctions = list(dict.fromkeys(conjunctions))
         specification = Specification(tuple(Conjunction(rows) for rows in conjunctions))
-        cases.append(Case(table.box(columns), specification))
+        cases.append(Case(_cut(table.box(columns), cut_by), specification))
     return tuple(cases)
+
+
+def _cuts(parts: list[_Part]) -> list[frozenset[Row]]:
+    """The rows of several inputs and no output that each part has; none where the parts' sets were too many."""
+    found = [frozenset(row for row in part.rows if not row.outputs and len(row.inputs) > 1) for part in parts]
+    return found if len({*found}) <= _MOST_POLYTOPES else [frozenset()] * len(parts)
+
+
+def _cut(box: Box, rows: frozenset[Row]) -> InputSet:
+    """The box cut by rows on inputs; the box itself where nothing is left, for then its rows are what refutes it."""
+    try:
+        return cut(box, [(row.inputs, -row.constant) for row in sorted(rows, key=str)])
+    except EmptyInputSetError:
+        return box
 
 
 class _Table:

@@ -5,8 +5,9 @@ ends) and, for every free entry of a nonlinear node, one column for every vertex
 b and the other vertices v_k, z = b + sum of +-y_k, 0 <= y_k <= |v_k - b|, sum of y_k / |v_k - b| <= 1, and x is linear in
 y.  For a ReLU these are z - t = pre-activation, 0 <= z <= u, 0 <= t <= -l, z / u - t / l <= 1.
 
-Of an l1 ball the input's columns are how far its entries go up and down from the center, and a row limits their sum.  An l2
-ball is no polyhedron: the program has its enclosing box, from which the solver cuts.
+Of an l1 ball the input's columns are how far its entries go up and down from the center, and a row limits their sum.  A
+polytope's half-spaces are rows on the input's columns.  An l2 ball is no polyhedron: the program has its enclosing box, from
+which the solver cuts.  Of a product's balls it has the enclosing boxes alone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from torch import Tensor
 from bourn.network.affine import Affine
 from bourn.network.graph import Input
 from bourn.problem.balls import Ball
+from bourn.problem.input_set import Box
+from bourn.problem.polytopes import Polytope
+from bourn.problem.products import ProductSet
 from bourn.program.cuts import CutHull, Matrix
 from bourn.program.relaxed import RelaxedProgram
 from bourn.relaxations.base import Nonlinearity
@@ -111,6 +115,18 @@ class Sphere:
         return normal, radius - float(normal @ self.offset[columns]), following
 
 
+@dataclass(frozen=True, eq=False)
+class HalfSpaces:
+    """Rows over the input's columns, ``matrix`` @ columns <= ``limits``, and which columns need one another to meet them.
+
+    An l1 ball's columns need nothing: they cost least at 0, so that those which matter to nothing can be left out.
+    """
+
+    matrix: np.ndarray
+    limits: np.ndarray
+    joined: np.ndarray
+
+
 class SparseProgram:
     """The LP of a relaxed program (a batch of one), grown as its pre-activation bounds become known.
 
@@ -130,10 +146,37 @@ class SparseProgram:
         self._moved, self._signs = np.concatenate([above, below]), np.repeat([1.0, -1.0], [len(above), len(below)])
         self.widths = [np.concatenate([upper[above] - base[above], base[below] - lower[below]])]
         self.inputs = self.count = len(self._moved)
-        self.budget = None if ball is None or ball.norm != 1 else ball.radius - float(np.abs(base - center).sum())
+        self.half_spaces = self._half_spaces(base, center)
         self.sphere = None if ball is None or ball.norm != 2 else Sphere.of(ball, above)
         self.entries: list[Entries] = []
         self._by_node: dict[int, Entries] = {}
+
+    @property
+    def whole(self) -> bool:
+        """Whether the program has all of the input set: not a product's balls, nor several half-spaces where windows see less."""
+        sets = self.program.box
+        if isinstance(sets, Polytope):
+            return sets.matrix.shape[1] <= 1 or len(sets.shape) < 4
+        return not isinstance(sets, ProductSet) or all(isinstance(p, Box | Polytope) and len(p.shape) < 4 for p in sets.parts)
+
+    def _half_spaces(self, base: np.ndarray, center: np.ndarray) -> HalfSpaces:
+        """What limits the input's columns together, in rows of values of about 1."""
+        sets, matrix, limits = self.program.box, np.zeros((0, self.inputs)), np.zeros(0)
+        if isinstance(sets, Ball) and sets.norm == 1:
+            budget = sets.radius - float(np.abs(base - center).sum())
+            if budget > 0 and self.inputs:
+                matrix, limits = np.full((1, self.inputs), 1 / budget), np.ones(1)
+            return HalfSpaces(matrix, limits, np.zeros(self.inputs, dtype=bool))
+        parts = sets.parts if isinstance(sets, ProductSet) else (sets,)
+        for part in (p for p in parts if isinstance(p, Polytope)):
+            rows = part.matrix[0].flatten(1).cpu().numpy()
+            matrix = np.concatenate([matrix, rows[:, self._moved] * self._signs])
+            limits = np.concatenate([limits, part.limits[0].cpu().numpy() - rows @ base])
+        if len(limits):
+            sizes = (np.abs(matrix) * self.widths[0]).max(1, initial=0.0)
+            kept = sizes > 0
+            matrix, limits = matrix[kept] / sizes[kept, None], limits[kept] / sizes[kept]
+        return HalfSpaces(matrix, limits, (matrix != 0).any(0))
 
     def grow(self, program: RelaxedProgram, row_bytes: int) -> None:
         """Take over the nonlinear nodes whose bounds ``program`` knows by now."""
@@ -281,6 +324,7 @@ class SparseProgram:
             for rows in e.rows:
                 used[rows.matrix[mask].indices] = True
             masks.append(mask)
+        used[: self.inputs] |= self.half_spaces.joined
         return masks[::-1], used
 
 

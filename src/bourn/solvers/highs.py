@@ -54,11 +54,10 @@ class Model:
             several = np.bincount(e.owners, minlength=len(e.numbers)) > 1
             most.append(self._placed(e, share[mask & several]))
             limits.append(np.ones(most[-1].shape[0]))
-        if lp.budget is not None and lp.budget > 0 and lp.inputs:
-            share = np.zeros((1, lp.count))
-            share[0, : lp.inputs] = 1 / lp.budget
-            most.append(Matrix(share))
-            limits.append(np.ones(1))
+        own = Matrix(lp.half_spaces.matrix)
+        own.resize((own.shape[0], lp.count))
+        most.append(own)
+        limits.append(lp.half_spaces.limits)
         self._equalities = sum(len(r) for r in right)
         self._cuts = any(e.hull is not None for e in lp.entries)
         matrix = sparse.vstack([*equal, *most], format="csr")[:, self._columns]

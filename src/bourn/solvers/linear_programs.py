@@ -30,9 +30,9 @@ class LinearPrograms:
     def __init__(self, program: RelaxedProgram, row_bytes: int) -> None:
         self.program, self.row_bytes = program, row_bytes
         self.solved = 0
-        self.optimal = True
         self._single = [take_problems(program, slice(b, b + 1)) for b in range(program.batch)]
         self._lps: list[SparseProgram | None] = [_or_none(p) for p in self._single]
+        self.optimal = all(lp is None or lp.whole for lp in self._lps)
 
     def grow(self, program: RelaxedProgram) -> None:
         """Take over bounds that became known."""
