@@ -103,11 +103,12 @@ def _views(
         began = time.monotonic()
 
     done(f"inner bounds by {inner.name}")
-    decay = 0.98 if steps <= 200 else 1 - 4 / steps
+    # Steps are a hundredth of the first at the end; multipliers, which start at a corner of the dual function, want small ones.
+    decay = 0.01 ** (1 / max(steps, 1))
     found: dict[str, list[float]] = {}
     found["lines"] = DualAscent(steps=0).prepare(*asked, inner=bounds, deadline=deadline).minimise(objectives).bound[0].tolist()
     for name, direct in (("slopes", False), ("multipliers", True)):
-        solver = DualAscent(steps=steps, decay=decay, direct=direct)
+        solver = DualAscent(steps=steps, step=0.03 if direct else 0.3, decay=decay, direct=direct)
         found[name] = solver.prepare(*asked, inner=bounds, deadline=deadline).minimise(objectives).bound[0].tolist()
         done(f"ascent on {name}")
     simplex = Simplex().prepare(*asked, inner=bounds, deadline=deadline)

@@ -208,7 +208,7 @@ METHODS: tuple[Method, ...] = (
     Method(
         "dvijotham",
         "Dvijotham's dual: ascent on the multipliers themselves",
-        DualAscent(steps=100, direct=True),
+        DualAscent(steps=100, step=0.03, decay=0.95, direct=True),
         View.DUAL,
         (papers.DVIJOTHAM,),
         inner=BackSubstitution(LineRule.AREA),
