@@ -16,6 +16,7 @@ from bourn.interval import Interval
 from bourn.relaxations.base import ElementWise, LineRule
 from bourn.relaxations.curves import PiecewiseLinear, Slopes
 from bourn.relaxations.relu import ReLU
+from bourn.relaxations.sigmoid import Sigmoid
 from test_nonlinearities import ELEMENT_WISE, FEW, PIECEWISE, column, inside, intervals, special, touching, value
 
 FACTORS = st.floats(-4, 4) | st.sampled_from([0.0, 1.0, -1.0, 1e-310, 1e-200, -1e-200, 1e8, -1e150])
@@ -124,3 +125,46 @@ def test_a_broken_support_function_is_caught(monkeypatch: pytest.MonkeyPatch) ->
     ones = torch.ones(1, 1, 2, dtype=torch.float64)
     assert not wrong_supports(ReLU(), z, ones, 0.5 * ones)
     assert wrong_supports(Broken(), z, ones, 0.5 * ones)
+
+
+@pytest.mark.parametrize("operation", ELEMENT_WISE, ids=str)
+def test_hulls_are_monotone(operation: ElementWise) -> None:
+    """On an interval within another the hull lies within the other's: both sides' heights at any point, 10^5 intervals."""
+    generator = torch.Generator().manual_seed(2)
+    ends = torch.randn(100_000, 4, dtype=torch.float64, generator=generator).sort(1).values * 3
+    outer, inner = Interval(ends[:, 0], ends[:, 3]), Interval(ends[:, 1], ends[:, 2])
+    lines = operation.lines(LineRule.AREA, outer)
+    usual = torch.isfinite(lines.lower_offset) & torch.isfinite(lines.upper_offset)
+    outer, inner = (Interval(z.lower[usual], z.upper[usual]) for z in (outer, inner))
+    for share in (0.0, 0.4, 1.0):
+        point = (inner.lower + share * (inner.upper - inner.lower)).clamp(inner.lower, inner.upper)
+        heights = []
+        for z in (outer, inner):
+            for side in operation.sides(z):
+                (slope,), offset = side.line(side.at((point,)))
+                heights.append(slope * point + offset)
+        scale = 1e-11 * (1 + outer.magnitude * operation.range(outer).magnitude)
+        assert bool((heights[0] <= heights[2] + scale).all() & (heights[1] >= heights[3] - scale).all())
+        value = operation.evaluate(point)
+        assert bool((heights[2] <= value + scale).all() & (heights[3] >= value - scale).all())
+
+
+def test_a_smooth_function_of_wrong_curvature_is_caught() -> None:
+    """The contract can fail: a sigmoid that calls itself convex, and one whose derivative is off."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Convex(Sigmoid):
+        breaks = ()  # type: ignore[assignment]
+        curvature = (1,)  # type: ignore[assignment]
+
+    @dataclasses.dataclass(frozen=True)
+    class Steep(Sigmoid):
+        def derivative(self, z: Tensor, from_left: bool = False) -> Tensor:
+            return 1.1 * super().derivative(z)
+
+    z = Interval(column([-3.0, 0.5])[None], column([2.0, 3.0])[None])
+    rows = torch.tensor([1.0, -1.0], dtype=torch.float64)[None, :, None].expand(1, 2, 2)
+    factors = (0.05, 0.1, 0.2)
+    assert not any(wrong_supports(Sigmoid(), z, rows, factor * rows) for factor in factors)
+    assert any(wrong_supports(Convex(), z, rows, factor * rows) for factor in factors)
+    assert any(wrong_supports(Steep(), z, rows, factor * rows) for factor in factors)

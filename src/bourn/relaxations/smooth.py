@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -18,10 +19,13 @@ from torch import Tensor
 from bourn.interval import Interval
 from bourn.relaxations.base import NO_HINTS, ElementWise, Hints, Intervals, LineRule, Lines, Tensors
 from bourn.relaxations.positions import Positions, chord
-from bourn.relaxations.roots import root
+from bourn.relaxations.roots import Table, root
 from bourn.rounding import UNIT, down, up
 
 _TIE = 1e-11
+
+_GRID, _FAR = 16.0, 64.0
+"""How far from a function's only break a table of its tangents reaches, on either side of it."""
 
 
 class Smooth(ElementWise):
@@ -206,11 +210,18 @@ class Smooth(ElementWise):
             height = sign * self.evaluate(v) + sign * self._slope(v, last[i]) * (at[i] - v) - own[i]
             return way[i] * height
 
-        point = root(above, first, last)
+        near, far = self._cell(at, first, last, sign)
+        point = root(above, near, far)
         furthest = above(torch.where(way > 0, first, last), torch.arange(len(wide), device=wide.device)) * way <= 0
         shape = found.shape
         found, touches = found.reshape(-1).scatter(0, wide, point), touches.reshape(-1).scatter(0, wide, furthest)
         return found.reshape(shape), touches.reshape(shape)
+
+    def _cell(self, at: Tensor, first: Tensor, last: Tensor, sign: float) -> tuple[Tensor, Tensor]:
+        """Where within a convex stretch a tangent from the points ``at`` touches, as far as a table knows."""
+        if len(self.breaks) != 1 or self.kinks or self.domain != (-math.inf, math.inf):
+            return first, last
+        return _tangents(self, sign).bracket(at, first, last)
 
     def _bridged(
         self, z: Interval, first_end: Tensor, second_start: Tensor, sign: float, bridge: tuple[float, float]
@@ -352,6 +363,24 @@ class Smooth(ElementWise):
             hints = self.touching(kept, lower_slope, True), self.touching(kept, -upper_slope, False)
         lower, upper = self._offsets(z[0], kept, lower_slope, upper_slope, hints)
         return Lines((lower_slope,), lower, (upper_slope,), upper)
+
+
+@lru_cache(maxsize=64)
+def _tangents(operation: Smooth, sign: float) -> Table:
+    """Where the tangent from a point beyond the only break touches the convex stretch on the other side of it."""
+    (place,) = operation.breaks
+    left = operation.curvature[0] * sign > 0
+    grid = torch.linspace(0, _GRID, 8001, dtype=torch.float64)
+    anchors, far = (place + grid, place - _FAR) if left else (place - grid.flip(0), place + _FAR)
+    own = sign * operation.evaluate(anchors)
+
+    def above(v: Tensor, i: Tensor) -> Tensor:
+        height = sign * (operation.evaluate(v) + operation.derivative(v) * (anchors[i] - v)) - own[i]
+        return height if left else -height
+
+    low, high = sorted((place, far))
+    values = root(above, torch.full_like(anchors, low), torch.full_like(anchors, high))
+    return Table(float(anchors[0]), float(anchors[-1]), values)
 
 
 def _lower_position(below: Positions, rule: LineRule) -> Tensors:

@@ -26,7 +26,7 @@ from bourn.relaxations.curves import PiecewiseLinear
 from bourn.rounding import UNIT
 from bourn.solvers.base import Prepared, Solution, Solver, Status, identity_rows, output_rows, settle
 from bourn.solvers.combination import linear_weights
-from bourn.solvers.tightening import refine, unstable, widest
+from bourn.solvers.tightening import refine, unstable, widest, within_hull
 
 
 @dataclass(frozen=True)
@@ -117,14 +117,9 @@ class BackSubstitution(Solver):
 
 
 def within_range(program: RelaxedProgram, node: int, found: Interval) -> Interval:
-    """Bounds of a node within what its hull says, where it is not its lines: a ReLU's values are at least 0."""
+    """Bounds of a node within what its hull says, where it is a nonlinear one."""
     operation = program.graph.nodes[node].operation
-    if not isinstance(operation, Nonlinearity):
-        return found
-    z = program.inputs_of(node)
-    own = operation.range(*z)
-    says = ~operation.stable(*z) | (own.lower == own.upper)
-    return found.intersect(Interval(own.lower.where(says, -math.inf), own.upper.where(says, math.inf)))
+    return within_hull(operation, program.inputs_of(node), found) if isinstance(operation, Nonlinearity) else found
 
 
 def coefficient_error(program: RelaxedProgram, rows: Mapping[int, Tensor], objectives: Objectives) -> Tensor | float:

@@ -22,6 +22,7 @@ from bourn.problem.problem import Objectives
 from bourn.relaxations.base import LineRule, Nonlinearity
 from bourn.rounding import TINY, UNIT, down, gamma, up
 from bourn.solvers.base import Inner, Prepared, Solution, Solver, Status, join, output_rows, settle, take
+from bourn.solvers.tightening import within_hull
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +104,10 @@ class ForwardLinear(Solver):
                 found[number] = _nonlinear(node.operation, arguments, self.rule, box)
             else:
                 found[number] = _input(box)
-            intervals[number] = settle(graph, number, found[number].interval(box), *known)
+            bounds = found[number].interval(box)
+            if isinstance(node.operation, Nonlinearity):
+                bounds = within_hull(node.operation, tuple(intervals[z] for z in node.inputs), bounds)
+            intervals[number] = settle(graph, number, bounds, *known)
             for i in set(node.inputs):
                 if last_reader[i] == number and i != graph.output:
                     del found[i]

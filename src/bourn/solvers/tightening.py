@@ -13,7 +13,7 @@ from bourn.interval import Interval
 from bourn.network.graph import Graph
 from bourn.program.relaxed import RelaxedProgram
 from bourn.program.restrict import receptive_fields, take_problems
-from bourn.relaxations.base import ElementWise
+from bourn.relaxations.base import ElementWise, Nonlinearity
 
 BoundRows = Callable[[RelaxedProgram, dict[int, Tensor]], tuple[Tensor, Tensor]]
 """Lower and upper bounds (B, M) of rows on a program whose bounds are known so far."""
@@ -33,6 +33,13 @@ def unstable(graph: Graph, node: int, bounds: Interval) -> Tensor:
             return torch.ones_like(open_)  # it stands on other bounds too
         open_ |= ~reader.operation.stable(bounds)
     return open_ if readers else torch.ones_like(open_)
+
+
+def within_hull(operation: Nonlinearity, z: tuple[Interval, ...], found: Interval) -> Interval:
+    """Bounds of a nonlinear node's values within what its hull says, where it is not its lines: a ReLU's are at least 0."""
+    own = operation.range(*z)
+    says = ~operation.stable(*z) | (own.lower == own.upper)
+    return found.intersect(Interval(own.lower.where(says, -math.inf), own.upper.where(says, math.inf)))
 
 
 def refine(

@@ -24,6 +24,7 @@ from bourn.relaxations.base import LineRule, Nonlinearity
 from bourn.relaxations.curves import PiecewiseLinear
 from bourn.rounding import TINY, UNIT, down, gamma, up
 from bourn.solvers.base import Inner, Prepared, Solution, Solver, Status, join, output_rows, settle, take
+from bourn.solvers.tightening import within_hull
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +119,10 @@ def _propagate(graph: Graph, box: InputSet, rule: LineRule, known: tuple[Inner, 
             symbols = forms[number].generators.shape[1]
         else:
             forms[number] = _input(box)
-        intervals[number] = settle(graph, number, forms[number].interval(), *known)
+        found = forms[number].interval()
+        if isinstance(node.operation, Nonlinearity):
+            found = within_hull(node.operation, tuple(intervals[z] for z in node.inputs), found)
+        intervals[number] = settle(graph, number, found, *known)
         for i in set(node.inputs) - {0, graph.output}:
             if last_reader[i] == number:
                 del forms[i]
