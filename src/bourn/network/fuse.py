@@ -61,7 +61,8 @@ def _silu(graph: Graph, gate: int, other: int) -> Steps | None:
         return None
     x, alpha, error = _scaled(graph, graph.nodes[gate].inputs[0])
     own, factor, other_error = _scaled(graph, other)
-    if x == own and factor == 1 and alpha > 0 and error == other_error == 0:
+    exact = error == other_error == 0 and Fraction(float(alpha)) == alpha
+    if x == own and factor == 1 and alpha > 0 and exact:
         return other, [Silu(float(alpha))]
     return None
 

@@ -59,12 +59,11 @@ class CutHull:
         for share in _FIRST:
             point = np.clip(lower + share * (upper - lower), lower, upper)
             for side in (0, 1):
-                found.pool.append(found.lines(side, point, everyone))
+                found.pool.append(found._cuts(side, *found._best(side, point), everyone))
         return found, np.concatenate([upper - lower, (most - least)[None]]).T
 
-    def lines(self, side: int, z: np.ndarray, owners: np.ndarray) -> Cuts:
-        """The best lines of a side at the points z (K, n), of the entries ``owners``."""
-        slopes, offset = self._best(side, z)
+    def _cuts(self, side: int, slopes: np.ndarray, offset: np.ndarray, owners: np.ndarray) -> Cuts:
+        """Lines of a side, slopes (K, n) and offset (n,), as rows, of the entries ``owners``."""
         count, width = len(owners), len(self.inputs) + 1
         sign = 1.0 if side == 0 else -1.0
         # Below: sum of slopes * z + offset <= x, in columns from their bases; above the other way round.
@@ -76,6 +75,7 @@ class CutHull:
         return Cuts(matrix, limit, owners)
 
     def _best(self, side: int, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Slopes (K, n) and offset (n,) of a side's best lines at the points z (K, n)."""
         chosen = self.sides[side]
         points = tuple(torch.from_numpy(own).to(chosen.least[0].device) for own in z)
         slopes, offset = chosen.line(chosen.at(points))
@@ -91,6 +91,6 @@ class CutHull:
             beyond = line - x if side == 0 else x - line
             owners = np.flatnonzero(mask & (beyond > _TOLERANCE * (1 + np.abs(x))))
             if len(owners):
-                found.append(self.lines(side, z, owners))
+                found.append(self._cuts(side, slopes, offset, owners))
         self.pool.extend(found)
         return found

@@ -77,12 +77,13 @@ class Lagrangian:
     def __init__(self, program: RelaxedProgram, rows: Mapping[int, Tensor], constant: Tensor, *, direct: bool = False) -> None:
         self.program, self.rows, self.constant = program, rows, constant
         self.batch, self.count = program.batch, constant.shape[1]
-        hulls = {v: _hull(program, v, direct) for v in program.graph.nonlinear if _bounded(program, v)}
+        # A node that has no free entries keeps its lines.
+        free = {v: own for v in program.graph.nonlinear if v in program.lines and bool((own := program.free(v)).any())}
         # Imposed bounds narrow what is before them, whether the rows come by or not.
-        self.imposed = [v for v in hulls if any(z in program.imposed for z in program.graph.nodes[v].inputs)]
+        self.imposed = [v for v in free if any(z in program.imposed for z in program.graph.nodes[v].inputs)]
         needed = {v for node in (*rows, *self.imposed) for v in program.graph.ancestors(node)}
         self.order = sorted(needed)
-        self.hulls = {v: hull for v, hull in hulls.items() if v in needed}
+        self.hulls = {v: _hull(program, v, own, direct) for v, own in free.items() if v in needed}
 
     def start(self) -> dict[int, Choice]:
         """The lines to start from (:attr:`bourn.relaxations.base.Side.start`), and no summands."""
@@ -244,15 +245,10 @@ def _add(pending: dict[int, Tensor], node: int, row: Tensor) -> None:
     pending[node] = pending[node] + row if node in pending else row
 
 
-def _bounded(program: RelaxedProgram, node: int) -> bool:
-    """Whether the node has free entries at all (one that has none keeps its lines)."""
-    return node in program.lines and bool(program.free(node).any())
-
-
-def _hull(program: RelaxedProgram, node: int, direct: bool) -> Hull:
+def _hull(program: RelaxedProgram, node: int, free: Tensor, direct: bool) -> Hull:
     operation, inputs = program.graph.nodes[node].operation, program.graph.nodes[node].inputs
     assert isinstance(operation, Nonlinearity)
-    free, lines = program.free(node), program.lines[node]
+    lines = program.lines[node]
     given = [program.imposed[z] for z in inputs if z in program.imposed]
     imposed = None if not given else torch.stack([g & free for g in given]).any(0)
     if direct:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
 
-import numpy as np
 from torch import Tensor
 
 from bourn.relaxations.smooth import Smooth
@@ -19,14 +16,6 @@ class Arctan(Smooth):
     onnx_names = ("Atan",)
     breaks = (0.0,)
     curvature = (1, -1)
-
-    @classmethod
-    def from_onnx(cls, op_type: str, attributes: Mapping[str, Any], constants: Sequence[np.ndarray | None]) -> Self:
-        return cls()
-
-    @classmethod
-    def examples(cls) -> Sequence[Self]:
-        return (cls(),)
 
     def evaluate(self, *z: Tensor) -> Tensor:
         return z[0].atan()

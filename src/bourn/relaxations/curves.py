@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from itertools import combinations
 
@@ -82,14 +83,14 @@ class PiecewiseLinear(ElementWise):
     """
 
     @property
+    @abstractmethod
     def knots(self) -> tuple[float, ...]:
         """Where the pieces meet, ascending."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def pieces(self) -> tuple[tuple[float, float], ...]:
         """(slope, offset) of every piece, from left to right."""
-        raise NotImplementedError
 
     @property
     def split_points(self) -> tuple[float, ...]:

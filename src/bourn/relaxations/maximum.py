@@ -12,12 +12,10 @@ theta.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,14 +30,6 @@ class Maximum(SeveralInputs):
     """max(z_1, ..., z_K).  Greedy methods take the best single plane on either side, a weaker relaxation than the hull."""
 
     onnx_names = ("Max",)
-
-    @classmethod
-    def from_onnx(cls, op_type: str, attributes: Mapping[str, Any], constants: Sequence[np.ndarray | None]) -> Self:
-        return cls()
-
-    @classmethod
-    def examples(cls) -> Sequence[Self]:
-        return (cls(),)
 
     def evaluate(self, *z: Tensor) -> Tensor:
         return reduce(torch.maximum, z)
@@ -82,7 +72,8 @@ class Maximum(SeveralInputs):
         for (low, high), own in zip(ends, mu, strict=True):
             size = size + own.abs() * torch.maximum(low.abs(), high.abs())
         terms = 4 * len(z) + 8
-        return infinite_to_nothing(torch.where(row > 0, below, above)), gamma(terms) * size + terms * TINY * (1 + row.abs())
+        error = (gamma(terms) * size + terms * TINY * (1 + row.abs())).nan_to_num(nan=math.inf, posinf=math.inf)
+        return infinite_to_nothing(torch.where(row > 0, below, above)), error
 
     @staticmethod
     def _rising(ends: list[tuple[Tensor, Tensor]], row: Tensor, mu: Tensors) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,14 +20,6 @@ class Product(SeveralInputs):
     """x y; its hull on a box is McCormick's 1976: two planes below and two above, through three corners each."""
 
     onnx_names = ("Mul",)
-
-    @classmethod
-    def from_onnx(cls, op_type: str, attributes: Mapping[str, Any], constants: Sequence[np.ndarray | None]) -> Self:
-        return cls()
-
-    @classmethod
-    def examples(cls) -> Sequence[Self]:
-        return (cls(),)
 
     def shape(self, *shapes: tuple[int, ...]) -> tuple[int, ...]:
         if len(shapes) != 2:

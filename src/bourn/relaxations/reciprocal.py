@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
 
-import numpy as np
 from torch import Tensor
 
 from bourn.relaxations.smooth import Smooth
@@ -21,14 +18,6 @@ class Reciprocal(Smooth):
     curvature = (-1, 1)
     floor = 0.0
     domain = (-1e150, 1e150)
-
-    @classmethod
-    def from_onnx(cls, op_type: str, attributes: Mapping[str, Any], constants: Sequence[np.ndarray | None]) -> Self:
-        return cls()
-
-    @classmethod
-    def examples(cls) -> Sequence[Self]:
-        return (cls(),)
 
     def evaluate(self, *z: Tensor) -> Tensor:
         return 1 / z[0]

@@ -1,4 +1,7 @@
-"""Roots of many increasing functions at once."""
+"""Roots of many increasing functions at once, on the tensors' own device.
+
+scipy's elementwise root finder uses the same method, but on NumPy arrays, with an import of a tenth of a second.
+"""
 
 from __future__ import annotations
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,14 +19,6 @@ class Softplus(Smooth):
     curvature = (1,)
     values = (0.0, math.inf)
     domain = (-1e300, 1e300)
-
-    @classmethod
-    def from_onnx(cls, op_type: str, attributes: Mapping[str, Any], constants: Sequence[np.ndarray | None]) -> Self:
-        return cls()
-
-    @classmethod
-    def examples(cls) -> Sequence[Self]:
-        return (cls(),)
 
     def evaluate(self, *z: Tensor) -> Tensor:
         return torch.logaddexp(z[0], torch.zeros_like(z[0]))

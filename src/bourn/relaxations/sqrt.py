@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,14 +22,6 @@ class Sqrt(Smooth):
     values = (0.0, math.inf)
     domain = (0.0, 1e200)
     floor = 0.0
-
-    @classmethod
-    def from_onnx(cls, op_type: str, attributes: Mapping[str, Any], constants: Sequence[np.ndarray | None]) -> Self:
-        return cls()
-
-    @classmethod
-    def examples(cls) -> Sequence[Self]:
-        return (cls(),)
 
     def evaluate(self, *z: Tensor) -> Tensor:
         # The gradient at 0 is infinite, which no attack can follow.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,10 +31,6 @@ class Step(ElementWise):
     def __post_init__(self) -> None:
         if not self.below <= self.at <= self.above or not math.isfinite(self.above - self.below):
             raise ValueError(f"its values {self.below}, {self.at}, {self.above} do not ascend")
-
-    @classmethod
-    def from_onnx(cls, op_type: str, attributes: Mapping[str, Any], constants: Sequence[np.ndarray | None]) -> Self:
-        return cls()
 
     @classmethod
     def examples(cls) -> Sequence[Self]:

@@ -154,9 +154,10 @@ class Model:
         return weights / weights.sum() if weights.sum() > 0 else None
 
     def point(self) -> np.ndarray:
-        """The columns of the program at the last objective's solution; 0 for those that it does not depend on."""
-        found = np.zeros(self._lp.count)
-        found[self._columns] = np.array(self._highs.getSolution().col_value)[: len(self._columns)]
+        """The columns of the program at the last objective's solution; 0 where it has none or does not depend on them."""
+        found, values = np.zeros(self._lp.count), np.array(self._highs.getSolution().col_value)
+        if len(values) >= len(self._columns):
+            found[self._columns] = np.nan_to_num(values[: len(self._columns)])
         return found
 
     def multipliers(self) -> Iterator[tuple[int, np.ndarray, list[np.ndarray]]]:
