@@ -105,12 +105,14 @@ def losses_by_layer(
     if input_set.batch != 1 or len(objective) != 1 or point.numel() != graph.nodes[0].size:
         raise UsageError("losses are those of one row on one input set at one of its points: give a batch of one of each")
     box, x = input_set.reshape(graph.input_shape), point.to(torch.float64).reshape(1, *graph.input_shape)
-    if tight is None and chosen.name != BARRIER:
+    if chosen.name == BARRIER:
+        tight = {}  # it stands on them by itself
+    elif tight is None:
         tight = by_name(BARRIER).prepare(graph, box, deadline=deadline).bounds
     inner = dict.fromkeys(graph.nonlinear, 0.0)
     prepared, given = chosen.prepare(graph, box, deadline=deadline), dict[int, Interval]()
     now = first = _Bounded.of(prepared, objective)
-    for z in () if tight is None or chosen.name == BARRIER else graph.pre_activations:
+    for z in sorted(tight.keys() & set(graph.pre_activations)):
         given[z] = tight[z]
         if _improves(tight[z], prepared.bounds[z]):
             prepared = chosen.prepare(graph, box, begin=given, deadline=deadline)
