@@ -29,22 +29,29 @@ class Ladders:
         self.to_attack: dict[Lanes, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         self.losses: dict[Lanes, dict[str, list[list[dict[str, Any]]]]] = defaultdict(lambda: defaultdict(list))
         self.questions = 0
+        self._asked: dict[tuple[Any, ...], set[str]] = defaultdict(set)
 
     def add(self, record: Record) -> None:
         """Keep one answer's gaps and losses."""
         task, result = record.task, record.result
         key = (task["network"], task["mode"], float(task["radius"]))
-        self.questions += 1
+        asked = (*key, str(task["image"]), task["input_hash"], str(task["clip"]))
+        self.questions += asked not in self._asked
+        # A method asked twice, in ladders of different methods, counts once.
+        known = self._asked[asked]
         bounds: Mapping[str, list[float | None]] = result["bounds"]
         attained: list[float | None] = result.get("attained") or []
         barrier = next((own for m, own in bounds.items() if canonical(m) == BARRIER), None)
         for m, own in bounds.items():
+            if m in known:
+                continue
             self.to_attack[key][m] += _differences(attained, own)
             if barrier is not None and canonical(m) != BARRIER:
                 self.to_barrier[key][m] += _differences(barrier, own)
         for m, layers in (result.get("losses") or {}).items():
-            if layers:
+            if layers and m not in known:
                 self.losses[key][m].append(layers)
+        known.update(bounds)
 
     def boxes(self) -> list[Chart]:
         """For every family of networks the gap to the barrier, then the gap to the attack: a lane for each method and mode."""

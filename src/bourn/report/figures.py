@@ -28,7 +28,7 @@ class Axis:
     def linear(cls, values: Sequence[float], title: str, low: float | None = None, high: float | None = None) -> Axis:
         """An axis over all values, ended by round numbers unless its ends are stated."""
         least, most = min(values, default=0.0) if low is None else low, max(values, default=1.0) if high is None else high
-        step = _round_step(max(most - least, 1e-12) / 5)
+        step = _round_step(max(most - least, 1e-12) / 8)
         least = math.floor(least / step + 1e-9) * step if low is None else low
         most = math.ceil(most / step - 1e-9) * step if high is None else high
         most = most if most > least else least + step

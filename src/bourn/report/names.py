@@ -5,10 +5,20 @@ from __future__ import annotations
 import re
 
 from bourn.errors import UsageError
-from bourn.solvers.methods import BARRIER, METHODS, method
+from bourn.solvers.methods import BARRIER, METHODS, OUTSIDE, method
 
 ATTACKS = ("pgd", "attack")
 """Names of an attack among a store's methods."""
+
+NUMBER = " #"
+"""Between a method's name and a number, where a store has it with several settings."""
+
+_OUTSIDE = {o.name.lower(): o.name for o in OUTSIDE}
+_SHORT = {
+    BARRIER: "LP-ALL",
+    "alpha-crown": "\N{GREEK SMALL LETTER ALPHA}-CROWN",
+    "alpha-crown-all": "\N{GREEK SMALL LETTER ALPHA}-CROWN, all bounds",
+}
 
 _MODES = {
     "normal": ("nor", "normal", "natural", "standard"),
@@ -19,27 +29,28 @@ _MODES = {
 
 
 def canonical(name: str) -> str:
-    """The name in the table of methods, by alias too; what is not there keeps its own."""
+    """The name in the table of methods, by alias too, without its number; what is not there keeps its own."""
+    plain_name = name.partition(NUMBER)[0]
     try:
-        return method(name).name
+        return method(plain_name).name
     except UsageError:
-        return name.lower()
+        return plain_name.lower()
 
 
 def title(name: str) -> str:
-    """A method's name for people: the table's short name, and an alias that it was called by."""
-    own = canonical(name)
-    if own == BARRIER:
-        return "LP-ALL"
-    return next((m.title.partition(":")[0] for m in METHODS if m.name == own), "attack (PGD)" if own in ATTACKS else name)
+    """A method's name for people, short enough to stand beside a figure."""
+    own, mark, number = canonical(name), *name.partition(NUMBER)[1:]
+    known = next(
+        (m.title.partition(":")[0] for m in METHODS if m.name == own), "attack (PGD)" if own in ATTACKS else _OUTSIDE.get(own, own)
+    )
+    return (_SHORT.get(own) or (known if len(known) < 25 else known.partition(" (")[0])) + mark + number
 
 
-def rank(name: str) -> tuple[int, str]:
+def rank(name: str) -> tuple[int, str, str]:
     """Where a method stands: in the order of the table, what is not there behind, an attack last."""
     own = canonical(name)
-    if own in ATTACKS:
-        return len(METHODS) + 1, own
-    return next((i for i, m in enumerate(METHODS) if m.name == own), len(METHODS)), own
+    place = len(METHODS) + 1 if own in ATTACKS else next((i for i, m in enumerate(METHODS) if m.name == own), len(METHODS))
+    return place, own, name
 
 
 def same_values(name: str) -> frozenset[str]:

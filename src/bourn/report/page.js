@@ -125,8 +125,14 @@
     const modes = new Set(all("input[name=mode]:checked", filters).map((box) => box.value));
     const network = filters.network.value, wanted = ending.value, before = question.value;
     const fits = (s) => modes.has(s.mode) && (!network || s.network === network) && (!wanted || s.ending === wanted);
-    const options = stories.flatMap((s, number) => (fits(s) ? [new Option(`${s.network}: ${s.name}`, number)] : []));
-    question.replaceChildren(...options);
+    const groups = new Map(), options = [];
+    stories.forEach((s, number) => {
+      if (!fits(s)) return;
+      if (!groups.has(s.word)) groups.set(s.word, Object.assign(make("optgroup"), { label: s.word }));
+      options.push(new Option(`${s.network}: ${s.name}`, number));
+      groups.get(s.word).append(options.at(-1));
+    });
+    question.replaceChildren(...groups.values());
     if (options.some((option) => option.value === before)) question.value = before;
     tell();
   };

@@ -5,10 +5,12 @@ The file needs nothing else: its style, script and data stand in it, and its con
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bourn._version import __version__
 from bourn.errors import UsageError
@@ -37,12 +39,15 @@ class Content:
         self.errors, self.distortions, self.ladders = Errors(), Distortions(), Ladders()
         self.times, self.stories = Times(), Stories()
         self._by_study = dict(zip(STUDIES, (self.errors.add, self.distortions.add, self.ladders.add), strict=True))
+        self.settings: dict[tuple[str, str], list[str]] = {}
+        self._weights: dict[str, list[str]] = {}
         self.counts: Counter[str] = Counter()
         self.networks: dict[str, str] = {}
         self.seconds = 0.0
 
     def add(self, record: Record) -> None:
         """Take in one answer; of a kind of study that the page does not know only its time and number."""
+        record = replace(record, task=self._named(record.task))
         task = record.task
         self.counts[task["study"]] += 1
         self.networks[task["network"]] = task["mode"]
@@ -53,10 +58,36 @@ class Content:
         self.times.add(record)
         self.stories.add(record)
 
+    def _named(self, task: Mapping[str, Any]) -> dict[str, Any]:
+        """The task with names that tell apart what is different: networks of one name, a method with several settings."""
+        weights = self._weights.setdefault(task["network"], [])
+        own = task["network"] + _numbered(weights, task["network_hash"])
+        if task["study"] == "ladder":
+            return {**task, "network": own}
+        known = self.settings.setdefault((task["study"], task["method"]), [])
+        settings = json.dumps({"clip": task["clip"], **task["options"]}, sort_keys=True)
+        return {**task, "network": own, "method": task["method"] + _numbered(known, settings)}
+
+    def variants(self) -> list[tuple[str, str, str]]:
+        """Study, method with its number, and settings, where a method has several."""
+        return [
+            (study, names.title(method + _numbered(known, settings)), settings)
+            for (study, method), known in self.settings.items()
+            if len(known) > 1
+            for settings in known
+        ]
+
     def fitting(self, given: Iterable[Given]) -> int:
         """How many rows of figures given are about a network here."""
         places = self.errors.places() | self.distortions.places()
         return sum(any(g.fits(*place) for place in places) for g in given)
+
+
+def _numbered(known: list[str], one: str) -> str:
+    """Nothing for the first of what bears one name, " #2" and so on for the others, which are taken in."""
+    if one not in known:
+        known.append(one)
+    return f"{names.NUMBER}{known.index(one) + 1}" if known.index(one) else ""
 
 
 def read(store: Store, log: Log | None = None) -> Content:
@@ -104,10 +135,11 @@ def render(content: Content, title: str, given: Iterable[Given] = ()) -> str:
         time_axis=axis,
         stories=[s.as_data() for s in told],
         questions=questions,
-        endings=[(e.name.lower(), e.value, endings[e]) for e in Ending if endings[e]],
+        endings=[(e.name.lower(), e.word, endings[e]) for e in Ending if endings[e]],
         contradictions=endings[Ending.CONTRADICTION],
         networks=sorted(content.networks, key=str.lower),
         modes=modes,
+        variants=content.variants(),
         methods=sorted(asked, key=lambda t: asked[t]),
         beside=bool(beside),
         marks=sum(f.differs for r in errors for f in (r.test, r.lower, r.upper))
@@ -141,9 +173,21 @@ def _environment() -> Environment:
         loader=PackageLoader("bourn.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     found.filters.update(
-        method=names.title, mode=names.mode_title, short=short, two=two, difference=difference, seconds=seconds, sortable=sortable
+        method=names.title,
+        mode=names.mode_title,
+        tone=tone,
+        short=short,
+        two=two,
+        difference=difference,
+        seconds=seconds,
+        sortable=sortable,
     )
     return found
+
+
+def tone(mode: str) -> int:
+    """The number of a training mode's colour."""
+    return names.mode_rank(mode)[0] % 6
 
 
 def two(value: float | None) -> str:

@@ -24,14 +24,21 @@ MOST = 25
 
 
 class Ending(Enum):
-    """How a question's story ends, and the answer to the page's question in a few words."""
+    """How a question's story ends: in one word or two, and the answer to the page's question."""
 
-    CERTIFIED = "Yes. It was proved."
-    ATTACKED = "No: a counterexample was found."
-    WRONG = "There is nothing to prove: the network gives the image another class."
-    BEYOND = "No layer-wise method can."
-    OPEN = "Undecided."
-    CONTRADICTION = "A bound and a counterexample contradict each other: please report it."
+    CERTIFIED = "proved", "Yes. It was proved."
+    ATTACKED = "attacked", "No: a counterexample was found."
+    WRONG = "misclassified", "There is nothing to prove: the network gives the image another class."
+    BEYOND = "beyond the barrier", "No: no layer-wise method can."
+    OPEN = "undecided", "Undecided."
+    CONTRADICTION = "contradictory", "A proof and a counterexample contradict each other: please report it."
+
+    def __init__(self, word: str, answer: str) -> None:
+        self.word, self.answer = word, answer
+
+
+_TELLING = (Ending.CONTRADICTION, Ending.BEYOND, Ending.OPEN, Ending.CERTIFIED, Ending.ATTACKED, Ending.WRONG)
+"""Endings, the most telling first."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,8 @@ class Story:
             "mode": self.mode,
             "name": self.name,
             "ending": self.ending.name.lower(),
-            "answer": self.ending.value,
+            "word": self.ending.word,
+            "answer": self.ending.answer,
             "sentences": list(self.sentences),
             "values": [list(v) for v in self.values],
         }
@@ -113,8 +121,9 @@ class Stories:
         facts.outcomes.add(outcome)
         if outcome == "certified":
             facts.proved_by.add(by)
-        if not is_attack(by):
-            facts.put(by, result.get("bound"))
+        # Of an image that another stage decided the bound is one that came before it.
+        if outcome in ("certified", "beyond", "undecided") and not is_attack(task["method"]):
+            facts.put(by if outcome == "certified" else task["method"], result["bound"])
         facts.attained = min(facts.attained, _number(result.get("attained")))
         facts.ceiling = min(facts.ceiling, _number(result.get("ceiling")))
 
@@ -129,7 +138,8 @@ class Stories:
             groups[facts.task["network"], facts.task["mode"], facts.task["radius"], facts.ending].append(facts)
         # What a ladder was climbed on has most to tell.
         chosen = {id(f) for own in groups.values() for f in sorted(own, key=lambda f: -len(f.bounds))[:MOST]}
-        return [_tell(f) for f in places if id(f) in chosen], len(places)
+        told = [_tell(f) for f in places if id(f) in chosen]
+        return sorted(told, key=lambda story: _TELLING.index(story.ending)), len(places)
 
     def endings(self) -> Counter[Ending]:
         """How many stories end how."""
@@ -150,7 +160,7 @@ def _tell(facts: _Facts) -> Story:
     task, ending = facts.task, facts.ending
     name = f"image {task['image']} keeps class {task['label']} within {task['radius']:g}"
     values = [(title(m), b, "barrier" if canonical(m) == BARRIER else "bound") for m, b in _by_rank(facts.bounds)]
-    values = [v for v in values if math.isfinite(v[1])]
+    values = [v for v in values if math.isfinite(v[1]) and ending is not Ending.WRONG]
     values.sort(key=lambda v: v[1])
     if math.isfinite(facts.ceiling):
         values.append(("no layer-wise method above", facts.ceiling, "ceiling"))
@@ -211,8 +221,8 @@ def _rest(facts: _Facts) -> str:
     """What remains to be done."""
     if facts.ending is Ending.BEYOND:
         return (
-            "What remains: an input between the barrier and the attack may or may not break the property. Splitting (branch and "
-            "bound, MILP) or relaxations of several neurons at once can tell."
+            "What remains: whether the class is kept is open. Splitting (branch and bound, MILP) or relaxations of several "
+            "neurons at once can tell."
         )
     if facts.ending is Ending.OPEN:
         return (

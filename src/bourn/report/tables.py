@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from bourn.report.beside import Given, is_attack
-from bourn.report.names import mode_rank, rank
+from bourn.report.names import family, mode_rank, rank
 from bourn.studies.store import Record
 
 POINTS, MEANS = 0.05, 0.02
@@ -102,7 +102,14 @@ class TimeRow:
 
 def order(row: ErrorRow | DistortionRow | TimeRow) -> tuple[object, ...]:
     """Rows by network, then radius and method; a network's training modes beside each other."""
-    return (row.network.lower(), mode_rank(row.mode), getattr(row, "radius", 0.0), getattr(row, "study", ""), rank(row.method))
+    return (
+        family(row.network, row.mode).lower(),
+        mode_rank(row.mode),
+        row.network,
+        getattr(row, "radius", 0.0),
+        getattr(row, "study", ""),
+        rank(row.method),
+    )
 
 
 class Errors:
