@@ -306,7 +306,7 @@ def browser(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     ):
         options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = Chrome(options=options, service=ChromeService(driver))
+    found: Any = Chrome(options=options, service=ChromeService(driver))
     try:
         found.set_window_size(1200, 900)
         found.get((folder / "report.html").as_uri())
