@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bourn.layer_losses import ALL_LAYERS, INPUT_SET
 from bourn.report.beside import is_attack
 from bourn.report.figures import Axis, Box, Chart, Lane, Mark, short, stack
 from bourn.report.names import canonical, family, mode_rank, mode_title, rank, title
@@ -90,7 +92,7 @@ def _box_charts(found: dict[Lanes, dict[str, list[float]]], name: str, axis_titl
             continue
         axis = Axis.powers(values, axis_title)
         lanes = []
-        for m in sorted({m for methods in members.values() for m in methods}, key=rank):
+        for m in _worst_first(members.values()):
             shown = title(m)
             for network, mode, radius in members:
                 own = members[network, mode, radius].get(m)
@@ -103,6 +105,15 @@ def _box_charts(found: dict[Lanes, dict[str, list[float]]], name: str, axis_titl
     return charts
 
 
+def _worst_first(members: Iterable[Mapping[str, list[float]]]) -> list[str]:
+    """Methods by their median gap, the greatest first."""
+    together: dict[str, list[float]] = defaultdict(list)
+    for methods in members:
+        for m, own in methods.items():
+            together[m] += own
+    return sorted((m for m in together if together[m]), key=lambda m: (-statistics.median(together[m]), rank(m)))
+
+
 def _stack_chart(network: str, mode: str, radius: float, methods: Mapping[str, list[list[dict[str, Any]]]]) -> Chart:
     means = {m: _mean_losses(questions) for m, questions in methods.items()}
     shares: list[float] = [0.0, 100.0]
@@ -113,16 +124,18 @@ def _stack_chart(network: str, mode: str, radius: float, methods: Mapping[str, l
             shares.append(sign * 100 * extent / total if total > 0 else 0.0)
     axis = Axis.linear(shares, "share of what is lost, percent")
     lanes = []
-    for m in sorted(means, key=rank):
+    # The same layer has the same shade for every method.
+    places = list(dict.fromkeys([INPUT_SET, *(name for layers in means.values() for name, _, _ in layers if name != ALL_LAYERS)]))
+    shades = {name: i / max(1, len(places) - 1) for i, name in enumerate(places)} | {ALL_LAYERS: 0.5}
+    for m in sorted(means, key=lambda m: (-sum(r + i for _, r, i in means[m]), rank(m))):
         layers = means[m]
         relaxed, inner = sum(r for _, r, _ in layers), sum(i for _, _, i in layers)
         total = relaxed + inner
         if total <= 0:
             continue
         note = f"{short(total)} = {short(relaxed)} + {short(inner)}"
-        last = max(1, len(layers) - 1)
-        parts = [(f"{n}: relaxation loss", RELAXATION, r, i / last) for i, (n, r, _) in enumerate(layers) if r]
-        parts += [(f"{n}: bound loss", INNER, b, i / last) for i, (n, _, b) in enumerate(layers) if b]
+        parts = [(f"{n}: relaxation loss", RELAXATION, r, shades[n]) for n, r, _ in layers if r]
+        parts += [(f"{n}: bound loss", INNER, b, shades[n]) for n, _, b in layers if b]
         lanes.append(Lane(title(m), note, network, mode_title(mode), segments=stack(parts, total, axis)))
     count = max(len(questions) for questions in methods.values())
     about = f"{mode_title(mode)}, radius {radius:g}, mean of {count} {'question' if count == 1 else 'questions'}"

@@ -225,8 +225,9 @@ def _rest(facts: _Facts) -> str:
             "neurons at once can tell."
         )
     if facts.ending is Ending.OPEN:
+        asked = any(canonical(m) == BARRIER for m in facts.bounds)
         return (
-            "No method asked proved it, no attack broke it, and it was not shown that no layer-wise method can: "
-            "a bracket of LP-ALL's value, or LP-ALL itself, is the next thing to ask."
+            "No method asked proved it, no attack broke it, and it was not shown that no layer-wise method can. "
+            f"The next thing to ask: {'whether LP-ALL, brought to its optimum, could (a bracket)' if asked else 'LP-ALL'}."
         )
     return ""
