@@ -9,6 +9,14 @@ from typing import Any
 
 from bourn.studies.store import Record, Store
 
+ERRORS = """network,weights,epsilon,test_error_pct,pgd_lower_pct,milp_lower_pct,milp_upper_pct,lp_all_upper_pct,lp_greedy_upper_pct
+Net,net_NOR,0.1,10.0,30.04,31,52,60.0,79.5
+Net,net_NOR,0.2,1,2,3,4,5,6
+"""
+DISTORTIONS = """network,training,lp_greedy_mean_1e-3,lp_all_mean_1e-3,pgd_mean_1e-3,lp_greedy_median_gap_pct,lp_all_median_gap_pct
+net,ADV,52.25,60,104.5,50,40.04
+"""
+
 MODES = ("NOR", "ADV", "LPD")
 LADDER = ("ibp", "forward", "deepz", "fast-lin", "crown", "alpha-crown-all", "lp-last", "lp-all")
 OUTCOMES = ("wrong", "attacked", "certified", "certified", "certified", "beyond", "beyond", "undecided", "attacked", "certified")
@@ -94,3 +102,11 @@ def sample_store(path: Path, images: int = 10) -> Path:
     with Store(path) as store:
         store.put_all(records(images))
     return path
+
+
+def figures_given(folder: Path) -> list[Path]:
+    """Files of figures to stand beside the sample's: adversarial errors, and minimum distortions."""
+    files = {"errors.csv": ERRORS, "distortions.csv": DISTORTIONS}
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in files]
