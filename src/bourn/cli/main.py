@@ -23,6 +23,7 @@ _COMMANDS = {
     "duality": "bourn.cli.duality",
     "ladder": "bourn.cli.ladder",
     "methods": "bourn.cli.methods",
+    "report": "bourn.cli.report",
     "supports": "bourn.cli.supports",
     "verify": "bourn.cli.verify",
 }
