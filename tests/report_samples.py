@@ -37,7 +37,7 @@ def task(study: str, mode: str, image: int, method: str, radius: float | None) -
         "radius": radius,
         "clip": [0.0, 1.0],
         "method": method,
-        "options": {},
+        "options": {"cascade": ["pgd"]} if method == "lp-all" and study == "adversarial-error" else {},
     }
 
 

@@ -73,6 +73,21 @@ def test_the_papers_tables_are_read(data_folder: Path) -> None:
     assert not any(g.fits("minimum-distortion", "mnist_cnn_wide_1", "IBP", None) for g in given)
 
 
+def test_the_first_of_a_cascade_has_a_row_of_its_own() -> None:
+    asked = task("adversarial-error", "ADV", 0, "lp-all", 0.1)
+    errors = Errors()
+    for image, by in enumerate(("fast-lin", "fast-lin", "crown", "lp-all", "attack")):
+        result = {**error_result(2 if by != "attack" else 1, "lp-all"), "decided_by": by}
+        options = {"cascade": ["fast-lin", "crown", "pgd"]}
+        errors.add(Record.of({**asked, "image": image, "options": options}, result, 1.0))
+    whole, first = sorted(errors.rows([]), key=lambda r: r.method, reverse=True)
+    assert (whole.method, whole.upper.own, whole.within) == ("lp-all", 20.0, "")
+    assert (first.method, first.upper.own, first.undecided, first.within) == ("fast-lin", 60.0, 3, "lp-all")
+    # One that was asked itself needs no such row.
+    errors.add(Record.of({**asked, "method": "fast-lin"}, error_result(2, "fast-lin"), 1.0))
+    assert [(r.method, r.images) for r in errors.rows([])] == [("fast-lin", 1), ("lp-all", 5)]
+
+
 def test_a_gap_of_rounding_is_no_difference() -> None:
     assert not Figure(10.05, 10.0).differs
     assert Figure(10.06, 10.0).differs

@@ -92,7 +92,7 @@
     const box = make("div", "", "lanes");
     // Values far below the others are cut, so that these can be told apart.
     const sorted = values.map(([, value]) => value).sort((a, b) => a - b);
-    const top = Math.max(0, sorted.at(-1)), middle = sorted[Math.floor(sorted.length / 2)];
+    const top = Math.max(0, sorted.at(-1)), middle = sorted[Math.floor((sorted.length - 1) / 2)];
     const low = Math.min(0, Math.max(sorted[0], top - 3 * Math.max(top - middle, 1e-9)));
     const span = Math.max(top - low, 1e-9) * 1.06;
     const at = (value) => Math.max(0, Math.min(100, (100 * (value - low + 0.03 * span)) / span));

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from bourn.report.beside import Given, is_attack
-from bourn.report.names import family, mode_rank, rank
+from bourn.report.names import NUMBER, family, mode_rank, rank
 from bourn.studies.store import Record
 
 POINTS, MEANS = 0.05, 0.02
@@ -46,6 +46,7 @@ class ErrorRow:
 
     ``lower``: images known to be wrong or attacked, by this method's answers or another's on as many images.  ``upper``: all that
     are not certified, so that both what was shown to lie ``beyond`` the barrier and what is ``undecided`` counts.
+    ``within``: the method in whose cascade this one came first, and so saw every image; empty where it was asked itself.
     """
 
     network: str
@@ -58,6 +59,7 @@ class ErrorRow:
     upper: Figure
     beyond: int
     undecided: int
+    within: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,12 +119,25 @@ class Errors:
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str, float, str], Counter[str]] = defaultdict(Counter)
+        self._first: dict[tuple[str, str, float, str], Counter[str]] = defaultdict(Counter)
+        self._attacked: set[tuple[str, str, float, str]] = set()
+        self._within: dict[tuple[str, str, float, str], str] = {}
 
     def add(self, record: Record) -> None:
         """Count one answer."""
         task = record.task
         key = (task["network"], task["mode"], float(task["radius"]), task["method"])
-        self._counts[key][record.result["outcome"]] += 1
+        outcome = record.result["outcome"]
+        self._counts[key][outcome] += 1
+        if is_attack(task["method"]) or any(map(is_attack, task["options"].get("cascade") or ())):
+            self._attacked.add(key)
+        first = next(iter(task["options"].get("cascade") or ()), None)
+        if first is None or is_attack(first) or NUMBER in task["method"]:
+            return
+        # What comes first in a cascade sees every image, so its own figure can be told from the whole's.
+        own = outcome if outcome == "wrong" or record.result["decided_by"] == first else "undecided"
+        self._first[*key[:3], first][own] += 1
+        self._within[*key[:3], first] = task["method"]
 
     def places(self) -> set[Place]:
         """The networks and radii asked about."""
@@ -132,9 +147,11 @@ class Errors:
         """All rows; figures given for methods that the study does not have follow as rows of their own."""
         given = list(given)
         found: list[ErrorRow] = []
-        for (network, mode, radius, method), count in self._counts.items():
+        for (network, mode, radius, method), count in {**self._first, **self._counts}.items():
             beside = next((g for g in given if g.fits("adversarial-error", network, mode, radius)), None)
-            found.append(_error_row(network, mode, radius, method, count, beside))
+            key = (network, mode, radius, method)
+            row = _error_row(key, count, key in self._attacked, beside)
+            found.append(row if key in self._counts else replace(row, within=self._within[key]))
         found = [replace(r, lower=_best_lower(r, found)) for r in found]
         for network, mode, radius in sorted({(r.network, r.mode, r.radius) for r in found}):
             known = [r for r in found if (r.network, r.mode, r.radius) == (network, mode, radius)]
@@ -150,8 +167,9 @@ def _best_lower(row: ErrorRow, rows: list[ErrorRow]) -> Figure:
     return max(known, key=lambda f: (f.own or 0.0, f.given is not None))
 
 
-def _error_row(network: str, mode: str, radius: float, method: str, count: Counter[str], beside: Given | None) -> ErrorRow:
-    images = count.total()
+def _error_row(key: tuple[str, str, float, str], count: Counter[str], attacked: bool, beside: Given | None) -> ErrorRow:
+    """``attacked``: whether an attack was run; without one the lower bound is the test error, unlike an attack's figure."""
+    method, images = key[3], count.total()
 
     def percent(*outcomes: str) -> float:
         return 100 * sum(count[o] for o in outcomes) / images
@@ -159,13 +177,11 @@ def _error_row(network: str, mode: str, radius: float, method: str, count: Count
     def of(ending: str, name: str = method) -> float | None:
         return None if beside is None else beside.figure(name, ending)
 
-    # Without an attack the lower bound is the test error, and no attack's figure is its like.
-    attacked = count["attacked"] > 0 or is_attack(method)
     lower = Figure(percent("wrong", "attacked"), of("_lower_pct", "pgd") if attacked else None)
     test = Figure(percent("wrong"), None if beside is None else beside.figures.get("test_error_pct"))
     upper = Figure(None if is_attack(method) else 100 - percent("certified"), of("_upper_pct"))
     undecided = 0 if is_attack(method) else count["undecided"]
-    return ErrorRow(network, mode, radius, method, images, test, lower, upper, count["beyond"], undecided)
+    return ErrorRow(*key, images, test, lower, upper, count["beyond"], undecided)
 
 
 def _only_given(beside: Given, known: list[ErrorRow]) -> Iterator[ErrorRow]:
