@@ -28,7 +28,7 @@ SAVED_IMAGES = 100
 @click.argument("study")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for networks and checkpoints.")
 @click.option("--method", "-m", "names", multiple=True, help="Certify by this method; by default crown.  May be repeated.")
-@click.option("--images", type=click.IntRange(min=1), metavar="N", help="Certify the first N test images; by default all.")
+@click.option("--images", type=click.IntRange(min=1), metavar="N", help="Measure on the first N test images; by default all.")
 @click.option("--restart", is_flag=True, help="Train anew, also where the folder holds checkpoints.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 def command(study: str, out: Path, names: tuple[str, ...], images: int | None, restart: bool, as_json: bool) -> None:
@@ -97,11 +97,10 @@ def _one(
     return evaluate(
         network.module.eval(),
         from_bytes(model, mode),
-        data.test_x,
-        data.test_y,
+        data.test_x[:images],
+        data.test_y[:images],
         study.modes[mode].radius,
         methods=methods,
-        images=len(data.test_x) if images is None else images,
         log=progress,
     )
 
@@ -137,7 +136,7 @@ def table(found: dict[str, Evaluation]) -> list[str]:
     for mode, one in found.items():
         cells = [f"{c.share:12.2%}  {c.gap:9.4g}" for c in one.certified]
         lines.append(f"{mode:12} {one.radius:7.4g}  {one.right:7.2%}  {one.attacked:8.2%}  " + "  ".join(cells))
-    return [*lines, f"right, attacked: of all test images; certified: of the first {first.images}"]
+    return [*lines, f"of {first.images} test images"]
 
 
 def _folder(out: Path) -> None:

@@ -46,7 +46,8 @@ def load(settings: Data) -> Images:
         raise UsageError(f"[data] {settings.name!r} needs the package {error.name}: install bourn with its extra 'train'") from None
     if settings.test > len(labels) - CLASSES:
         raise UsageError(f"[data] test is {settings.test}, but {settings.name!r} has {len(labels)} images in all")
-    x, test_x, y, test_y = train_test_split(images, labels, test_size=settings.test, stratify=labels, random_state=0)
+    parts = train_test_split(range(len(labels)), test_size=settings.test, stratify=labels.numpy(), random_state=0)
+    (x, y), (test_x, test_y) = ((images[part], labels[part]) for part in parts)
     return Images(x, y, test_x, test_y)
 
 

@@ -33,13 +33,13 @@ class Certified:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Shares of the test images at one radius: classified ``right``, and ``attacked``: still so at every point that the attack
-    met.  ``certified``: of the first ``images`` alone."""
+    """Shares of ``images`` test images: classified ``right``, and ``attacked``: still so at every point of the ball of ``radius``
+    that the attack met."""
 
+    images: int
     radius: float
     right: float
     attacked: float
-    images: int
     certified: tuple[Certified, ...]
 
 
@@ -51,15 +51,14 @@ def evaluate(
     radius: float,
     *,
     methods: Iterable[Method],
-    images: int,
     seed: int = 0,
     log: Callable[[str, int, float], None] | None = None,
 ) -> Evaluation:
     """Measure a network, given as a torch module and as the graph of its file, on test images ``x`` (N, *shape).
 
     Certified are images that are classified right and all of whose margins are proved above 0 on the ball cut at [0, 1]; this
-    holds in real arithmetic for the graph.  The first ``images`` are tried.  ``log`` is called with a method's name, the
-    images that it is through with, and the estimated seconds to the last.
+    holds in real arithmetic for the graph.  ``log`` is called with a method's name, the images that it is through with, and the
+    estimated seconds to the last.
     """
     noise = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -69,15 +68,14 @@ def evaluate(
         points = attack(module, x, y, radius, ATTACK_STEPS, noise)
         with torch.no_grad():
             least = torch.minimum(least, margin(module(points), y))
-    count = min(images, len(x))
     found = []
     for method in methods:
         began = time.monotonic()
-        bounds = _least_margins(method, graph, x[:count], y[:count], radius, log)
-        certified = right[:count] & (bounds > 0)
-        gap = (least[:count].double() - bounds).mean().item()
+        bounds = _least_margins(method, graph, x, y, radius, log)
+        certified = right & (bounds > 0)
+        gap = (least.double() - bounds).mean().item()
         found.append(Certified(method.name, _share(certified), gap, time.monotonic() - began))
-    return Evaluation(radius, _share(right), _share(least > 0), count, tuple(found))
+    return Evaluation(len(x), radius, _share(right), _share(least > 0), tuple(found))
 
 
 def _least_margins(
