@@ -61,9 +61,7 @@ def command(study: str, out: Path, names: tuple[str, ...], images: int | None, r
         click.echo("\n".join(table(found)))
 
 
-def _one(
-    study: Study, mode: str, data: Images, out: Path, methods: list[Method], images: int | None, restart: bool
-) -> Evaluation:
+def _one(study: Study, mode: str, data: Images, out: Path, methods: list[Method], images: int | None, restart: bool) -> Evaluation:
     """Train in one mode, write the network and measure it."""
     from bourn.formats.onnx import from_bytes
     from bourn.formats.torch import export

@@ -70,9 +70,10 @@ def adversarial(step: Step) -> Outcome:
 
 def dual_bound(step: Step) -> Outcome:
     """Robust cross-entropy of Fast-Lin's margins: Wong and Kolter 2018's training by the dual bound."""
-    classes = torch.eye(step.network.graph.nodes[step.network.graph.output].size)
-    rows = (classes[step.y][:, None] - classes).reshape(len(step.y), -1, *step.network.graph.output_shape)
-    margins, _ = fast_lin_bounds(step.network.graph, *step.ends, rows)
+    graph = step.network.graph
+    classes = torch.eye(graph.nodes[graph.output].size, dtype=step.x.dtype)
+    rows = (classes[step.y][:, None] - classes).reshape(len(step.y), -1, *graph.output_shape)
+    margins, _ = fast_lin_bounds(graph, *step.ends, rows)
     with torch.no_grad():
         right = margin(step.network.module(step.x), step.y) > 0
     return Outcome(F.cross_entropy(-margins, step.y), right, right & _positive(margins, step.y))
