@@ -109,7 +109,7 @@ def test_ctrl_c_keeps_the_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert run(["train", study, "--out", out]) == 130
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert "epoch 2 is kept" in printed.err
+    assert "adversarial.checkpoint keeps the last whole epoch" in printed.err
     assert not (tmp_path / "out" / "adversarial.onnx").exists()
     monkeypatch.setattr(loop, "_epoch", whole)
     assert run(["train", study, "--out", out, "--images", "20"]) == 0
@@ -182,6 +182,20 @@ def test_the_example_asks_for_all_modes() -> None:
     assert {t.radius for t in asked.modes.values()} == {0.1}
 
 
+def test_networks_can_be_measured_at_another_radius(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = written(tmp_path, QUICK.replace('"adversarial", ', "").replace("[training.adversarial]\nsteps = 2", ""))
+    arguments = ["train", study, "--out", str(tmp_path / "out"), "--images", "50", "--json"]
+    found = []
+    for radius in ("0.1", "0.01"):
+        assert run([*arguments, "--radius", radius]) == 0
+        found.append(json.loads(capsys.readouterr().out)["interval"])
+    wide, narrow = found
+    assert (wide["radius"], narrow["radius"]) == (0.1, 0.01)
+    assert wide["right"] == narrow["right"]
+    assert wide["certified"][0]["share"] < narrow["certified"][0]["share"]
+    assert run([*arguments, "--radius", "1.5"]) == 2
+
+
 def test_the_radius_waits_and_grows() -> None:
     settings = Training(warm_up=2, ramp=4)
     assert [settings.strength(t) for t in (0, 1.9, 2, 4, 6, 60)] == [0, 0, 0, 0.5, 1, 1]
@@ -195,7 +209,7 @@ def test_the_parts_have_all_classes_alike() -> None:
     assert data.x.min() == 0
     assert data.x.max() == 1
     shares = [torch.bincount(y).double() / len(y) for y in (data.y, data.test_y)]
-    assert torch.allclose(*shares, atol=0.01)
+    assert torch.allclose(shares[0], shares[1], atol=0.01)
 
 
 def test_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bourn.training.data import Images
     from bourn.training.evaluation import Evaluation
     from bourn.training.loop import Epoch
+    from bourn.training.networks import Trained
     from bourn.training.settings import Study
 
 SAVED_IMAGES = 100
@@ -29,9 +30,12 @@ SAVED_IMAGES = 100
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for networks and checkpoints.")
 @click.option("--method", "-m", "names", multiple=True, help="Certify by this method; by default crown.  May be repeated.")
 @click.option("--images", type=click.IntRange(min=1), metavar="N", help="Measure on the first N test images; by default all.")
+@click.option("--radius", type=float, help="Measure at this radius; by default at the one of each network's training.")
 @click.option("--restart", is_flag=True, help="Train anew, also where the folder holds checkpoints.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
-def command(study: str, out: Path, names: tuple[str, ...], images: int | None, restart: bool, as_json: bool) -> None:
+def command(
+    study: str, out: Path, names: tuple[str, ...], images: int | None, radius: float | None, restart: bool, as_json: bool
+) -> None:
     """Train one network for every mode that the TOML file STUDY names, and measure what each is worth.
 
     The modes: normal, adversarial (projected gradient descent), dual-bound (Wong and Kolter's) and interval training.  The
@@ -46,6 +50,8 @@ def command(study: str, out: Path, names: tuple[str, ...], images: int | None, r
     from bourn.training.settings import read
 
     asked = read(study)
+    if radius is not None and not 0 <= radius < 1:
+        raise UsageError(f"--radius is {radius:g}; it must be at least 0 and below 1, for pixels are in [0, 1]")
     _folder(out)
     from bourn.solvers.methods import method
 
@@ -54,53 +60,55 @@ def command(study: str, out: Path, names: tuple[str, ...], images: int | None, r
 
     data = load(asked.data)
     _save_images(data, out / "images.npz")
-    found = {mode: _one(asked, mode, data, out, methods, images, restart) for mode in asked.modes}
+    found = {}
+    for mode, settings in asked.modes.items():
+        network = _train(asked, mode, data, out, restart)
+        measured_at = settings.radius if radius is None else radius
+        found[mode] = _measure(network, mode, data, out, methods, images, measured_at)
     if as_json:
         click.echo(json.dumps({mode: asdict(evaluation) for mode, evaluation in found.items()}, indent=2))
     else:
         click.echo("\n".join(table(found)))
 
 
-def _one(study: Study, mode: str, data: Images, out: Path, methods: list[Method], images: int | None, restart: bool) -> Evaluation:
-    """Train in one mode, write the network and measure it."""
-    from bourn.formats.onnx import from_bytes
-    from bourn.formats.torch import export
-    from bourn.training.evaluation import evaluate
+def _train(study: Study, mode: str, data: Images, out: Path, restart: bool) -> Trained:
+    """Train in one mode, or go on with it."""
     from bourn.training.loop import train
 
     checkpoint = out / f"{mode}.checkpoint"
     if restart:
         checkpoint.unlink(missing_ok=True)
-    last, pace = 0, Pace()
+    pace = Pace()
 
     def log(epoch: Epoch) -> None:
-        nonlocal last
-        last = epoch.number
         pace.say(line(mode, epoch), always=epoch.number in (1, epoch.of))
 
     resumed = checkpoint.exists()
     click.echo(f"{mode}: {'going on from' if resumed else 'training,'} {checkpoint if resumed else out}", err=True)
     try:
-        network = train(study, mode, data, checkpoint=checkpoint, log=log)
+        return train(study, mode, data, checkpoint=checkpoint, log=log)
     except KeyboardInterrupt:
-        kept = f"epoch {last} is kept in {checkpoint}; the same command goes on from it" if last else "before the end of an epoch"
-        click.echo(f"{mode}: stopped; {kept}", err=True)
+        if checkpoint.exists():
+            click.echo(f"{mode}: stopped; {checkpoint} keeps the last whole epoch, and the same command goes on from it", err=True)
         raise
-    model = export(network.module, data.shape)
+
+
+def _measure(
+    network: Trained, mode: str, data: Images, out: Path, methods: list[Method], images: int | None, radius: float
+) -> Evaluation:
+    """Write the network and measure what its file holds."""
+    from bourn.formats.onnx import from_bytes
+    from bourn.formats.torch import export
+    from bourn.training.evaluation import evaluate
+
+    model, pace = export(network.module, data.shape), Pace()
     _write(out / f"{mode}.onnx", model)
 
-    def progress(name: str, done: int, left: float) -> None:
+    def log(name: str, done: int, left: float) -> None:
         pace.say(f"{mode}: bounded by {name}: {done} images done, about {left:.0f} s left")
 
-    return evaluate(
-        network.module.eval(),
-        from_bytes(model, mode),
-        data.test_x[:images],
-        data.test_y[:images],
-        study.modes[mode].radius,
-        methods=methods,
-        log=progress,
-    )
+    x, y = data.test_x[:images], data.test_y[:images]
+    return evaluate(network.module, from_bytes(model, mode), x, y, radius, methods=methods, log=log)
 
 
 class Pace:
