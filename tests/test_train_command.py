@@ -17,7 +17,7 @@ from bourn.training.data import load
 from bourn.training.networks import build
 from bourn.training.settings import MODES, Data, Training, read
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "train_digits.toml"
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 QUICK = """
 [data]
 test = 200
@@ -176,8 +176,9 @@ def test_wrong_files_and_arguments(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "cannot be made" in refused(["train", study, "--out", f"{study}/out"], capsys)
 
 
-def test_the_example_asks_for_all_modes() -> None:
-    asked = read(EXAMPLE)
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_the_examples_ask_for_all_modes(name: str) -> None:
+    asked = read(EXAMPLES / f"train_{name}.toml")
     assert tuple(asked.modes) == MODES
     assert {t.radius for t in asked.modes.values()} == {0.1}
 
