@@ -25,6 +25,7 @@ _COMMANDS = {
     "methods": "bourn.cli.methods",
     "report": "bourn.cli.report",
     "supports": "bourn.cli.supports",
+    "train": "bourn.cli.train",
     "verify": "bourn.cli.verify",
 }
 
