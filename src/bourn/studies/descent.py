@@ -1,0 +1,50 @@
+"""Projected gradient descent on the margins of many images at once: the studies' attack.
+
+The margins are computed in float64 and not replayed elsewhere; a point lies in its ball as written.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bourn.network.graph import Graph
+from bourn.problem.input_set import Box
+from bourn.problem.problem import Objectives
+from bourn.studies.description import AttackEntry
+
+
+def least_values(graph: Graph, balls: Box, images: Tensor, radius: float, objectives: Objectives, attack: AttackEntry) -> Tensor:
+    """The least value (N, M) met of each objective while the least of an image's objectives is driven down.
+
+    ``images`` (N, *shape) are the balls' centers, where the first descent starts.  Every value is one that the network takes,
+    up to float64's rounding, so no bound can be above it.
+    """
+    low, high = balls.inner if balls.inner is not None else (balls.lower, balls.upper)
+    # Where no float64 lies between the ends as written, the box has one number.
+    high = torch.maximum(low, high)
+    least = torch.full((balls.batch, len(objectives)), torch.inf, dtype=torch.float64, device=images.device)
+    generator = torch.Generator().manual_seed(0)
+    for restart in range(attack.restarts):
+        # The same for every image, so that an image's result does not depend on which others are in the batch.
+        spread = torch.rand(graph.input_shape, generator=generator, dtype=torch.float64).to(images.device)
+        start = images if restart == 0 else low + spread * (high - low)
+        point = torch.minimum(torch.maximum(start, low), high)
+        for step in range(attack.steps + 1):
+            values, gradient = _values(graph, point, objectives)
+            least = torch.minimum(least, values.nan_to_num(nan=torch.inf))
+            size = attack.step or radius * 0.25 * 0.04 ** (step / max(1, attack.steps - 1))
+            point = torch.minimum(torch.maximum(point - size * gradient.sign(), low), high)
+    return least
+
+
+def _values(graph: Graph, point: Tensor, objectives: Objectives) -> tuple[Tensor, Tensor]:
+    """The objectives (N, M) at points (N, *shape), and the gradient of the least of each point's."""
+    with torch.enable_grad():
+        x = point.detach().requires_grad_(True)
+        y = graph.evaluate(x).flatten(1)
+        values = (objectives.outputs @ y[..., None])[..., 0] + objectives.constant
+        total = values.amin(1).sum()
+        # A network whose output is a constant has no gradient to follow.
+        (gradient,) = torch.autograd.grad(total, x, allow_unused=True) if total.requires_grad else (None,)
+    return values.detach(), torch.zeros_like(x) if gradient is None else gradient
