@@ -46,7 +46,7 @@ class NetworkEntry:
 
     def __post_init__(self) -> None:
         if not self.name:
-            object.__setattr__(self, "name", Path(self.file).name.split(".")[0])
+            object.__setattr__(self, "name", re.sub(r"\.(onnx|onnx\.gz|pth)$", "", Path(self.file).name))
         for radius in self.radii:
             _check(0 <= radius < math.inf, f"radius {radius}: it must be at least 0 and finite")
 
