@@ -22,20 +22,25 @@ def least_values(graph: Graph, balls: Box, images: Tensor, radius: float, object
     """
     low, high = balls.inner if balls.inner is not None else (balls.lower, balls.upper)
     # Where no float64 lies between the ends as written, the box has one number.
-    high = torch.maximum(low, high)
-    least = torch.full((balls.batch, len(objectives)), torch.inf, dtype=torch.float64, device=images.device)
+    low, high = (t.repeat(attack.restarts, *(1,) * (t.dim() - 1)) for t in (low, torch.maximum(low, high)))
+    # The same for every image, so that an image's result does not depend on which others are in the batch.
     generator = torch.Generator().manual_seed(0)
-    for restart in range(attack.restarts):
-        # The same for every image, so that an image's result does not depend on which others are in the batch.
-        spread = torch.rand(graph.input_shape, generator=generator, dtype=torch.float64).to(images.device)
-        start = images if restart == 0 else low + spread * (high - low)
-        point = torch.minimum(torch.maximum(start, low), high)
-        for step in range(attack.steps + 1):
-            values, gradient = _values(graph, point, objectives)
-            least = torch.minimum(least, values.nan_to_num(nan=torch.inf))
-            size = attack.step or radius * 0.25 * 0.04 ** (step / max(1, attack.steps - 1))
-            point = torch.minimum(torch.maximum(point - size * gradient.sign(), low), high)
-    return least
+    spread = torch.rand(attack.restarts, *graph.input_shape, generator=generator, dtype=torch.float64).to(images.device)
+    point = low + spread.repeat_interleave(len(images), 0) * (high - low)
+    point[: len(images)] = images
+    point = torch.minimum(torch.maximum(point, low), high)
+    own = Objectives(_repeated(objectives.outputs, attack.restarts), None, _repeated(objectives.constant, attack.restarts))
+    least = torch.full((len(point), len(objectives)), torch.inf, dtype=torch.float64, device=images.device)
+    for step in range(attack.steps + 1):
+        values, gradient = _values(graph, point, own)
+        least = torch.minimum(least, values.nan_to_num(nan=torch.inf))
+        size = attack.step or radius * 0.25 * 0.04 ** (step / max(1, attack.steps - 1))
+        point = torch.minimum(torch.maximum(point - size * gradient.sign(), low), high)
+    return least.reshape(attack.restarts, len(images), -1).amin(0)
+
+
+def _repeated(values: Tensor, times: int) -> Tensor:
+    return values if len(values) == 1 else values.repeat(times, *(1,) * (values.dim() - 1))
 
 
 def _values(graph: Graph, point: Tensor, objectives: Objectives) -> tuple[Tensor, Tensor]:

@@ -114,7 +114,8 @@ def run(
         store.put_all(answers)
         still = [i for i, f in enumerate(found) if f.open]
         left = [Asked(job.tasks[i], job.images[i], "") for i in still]
-        jobs.extend(_jobs(left, [found[i] for i in still], job.round + 1, sizes, device))
+        # First, so that a run that is ended early repeats the rounds of few images.
+        jobs.extendleft(reversed(list(_jobs(left, [found[i] for i in still], job.round + 1, sizes, device))))
         progress = Progress(progress.total, progress.answered + len(answers), progress.before)
         if report is not None and answers:
             report(progress)

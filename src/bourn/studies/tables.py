@@ -66,7 +66,7 @@ def tables(store: Store) -> list[Table]:
             continue
         wanted = sum(note.get("tasks", 0) for note in stated if note.get("study") == study)
         there = sum(map(len, groups.values()))
-        remarks = (f"incomplete: {there} of {wanted} answers, and the cheap ones come first",) if there < wanted else ()
+        remarks = (f"incomplete: {there} of {wanted} answers",) if there < wanted else ()
         found.append(Table(study, tuple(row_of(group) for group in groups.values()), remarks))
     return found
 
