@@ -8,7 +8,7 @@ any other method nothing but the prediction comes, for no other method is at lea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -64,22 +64,23 @@ class AdversarialError(Kind):
         return tuple(found)
 
     def answer(self, job: Job, graph: Graph, images: Tensor, stages: tuple[str, ...], last: bool) -> list[Found]:
-        task = job.tasks[0]
+        first = self._first(job.tasks[0])
         states = [_State(dict(f.result) or _nothing(), f.seconds) for f in job.found]
+        on_the_way: list[Found | None] = [None] * len(states)
         for stage in stages:
-            which = [i for i, s in enumerate(states) if s.result["outcome"] is None]
-            if not which:
-                break
-            with clock() as timer:
-                x = images[which]
-                balls = input_sets(x, task["radius"], task["clip"])
-                margins = margins_of((job.tasks[i] for i in which), graph)
-                attack = AttackEntry(**task["options"].get("attack", {}))
-                batch = _Batch(graph, x, balls, margins, task["radius"], attack, stage)
-                found = _STAGES.get(stage, _by_method)(batch)
-            for i, one in zip(which, found, strict=True):
-                states[i].take(stage, one, timer.seconds / len(which))
-        return [s.found(last) for s in states]
+            _run(stage, job, graph, images, states)
+            if stage == first:
+                on_the_way = [s.found(last=True) for s in states]
+        return [replace(s.found(last), on_the_way=o) for s, o in zip(states, on_the_way, strict=True)]
+
+    def _first(self, task: Task) -> str | None:
+        """The method that every image but the wrong ones goes through before all others."""
+        cascade = task["options"]["cascade"]
+        return cascade[0] if cascade and cascade[0] != ATTACK else None
+
+    def contained(self, task: Task) -> Task | None:
+        first = self._first(task)
+        return None if first is None else {**task, "method": first, "options": {"cascade": []}}
 
 
 def _nothing() -> dict[str, Any]:
@@ -103,6 +104,21 @@ class _State:
         open_ = self.result["outcome"] is None and not last
         result = self.result if open_ or self.result["outcome"] is not None else {**self.result, "outcome": "undecided"}
         return Found(result, self.seconds, open_)
+
+
+def _run(stage: str, job: Job, graph: Graph, images: Tensor, states: list[_State]) -> None:
+    """Put the images that are still open through a stage."""
+    which = [i for i, s in enumerate(states) if s.result["outcome"] is None]
+    if not which:
+        return
+    task = job.tasks[0]
+    with clock() as timer:
+        balls = input_sets(images[which], task["radius"], task["clip"])
+        margins = margins_of((job.tasks[i] for i in which), graph)
+        attack = AttackEntry(**task["options"].get("attack", {}))
+        found = _STAGES.get(stage, _by_method)(_Batch(graph, images[which], balls, margins, task["radius"], attack, stage))
+    for i, one in zip(which, found, strict=True):
+        states[i].take(stage, one, timer.seconds / len(which))
 
 
 def _by_prediction(batch: _Batch) -> list[dict[str, Any]]:
