@@ -29,9 +29,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POS
 
 def digits(radii: list[float], **changes: Any) -> Description:
     networks = [{"file": "../examples/digits_mlp.onnx", "radii": radii}]
-    return Description.from_data(
-        {**read_toml(DIGITS), "networks": networks, "methods": ["lp-all"], **changes}, "digits", DIGITS.parent
-    )
+    return Description.from_data({**read_toml(DIGITS), "networks": networks, **changes}, "digits", DIGITS.parent)
 
 
 def found(records: Iterator[Record]) -> dict[str, tuple[Any, ...]]:
@@ -102,7 +100,7 @@ for kill in range(int(kills)):
 def test_a_study_killed_at_random_moments_has_every_answer_once_in_the_end(kills: int, tmp_path: Path) -> None:
     radii = [0.08 + 0.001 * i for i in range(2 * kills)]
     path = tmp_path / "a.db"
-    arguments = ["study", "adversarial-error", str(DIGITS), "--only", "mlp", "--no-cascade", "-m", "lp-all", "-o", str(path)]
+    arguments = ["study", "adversarial-error", str(DIGITS), "--only", "mlp", "--no-cascade", "-o", str(path)]
     for radius in radii:
         arguments += ["--radius", str(radius)]
     done = subprocess.run([sys.executable, "-c", KILLED, str(kills), *arguments], capture_output=True, check=False)
@@ -119,7 +117,7 @@ def test_a_study_killed_at_random_moments_has_every_answer_once_in_the_end(kills
 def _mlp(radii: list[float]) -> dict[str, Any]:
     data = read_toml(DIGITS)
     networks = [{**entry, "radii": radii} for entry in data["networks"] if "mlp" in entry["file"]]
-    return {**data, "networks": networks, "methods": ["lp-all"], "cascade": False}
+    return {**data, "networks": networks, "cascade": False}
 
 
 def _started(arguments: list[str]) -> subprocess.Popen[str]:
@@ -151,7 +149,7 @@ def _group_is_gone(leader: int, patience: float = 20.0) -> bool:
 
 
 def _long(path: Path) -> list[str]:
-    arguments = ["study", "adversarial-error", str(DIGITS), "--no-cascade", "-m", "lp-all", "--workers", "2", "-o", str(path)]
+    arguments = ["study", "adversarial-error", str(DIGITS), "--no-cascade", "--workers", "2", "-o", str(path)]
     for i in range(100):
         arguments += ["--radius", str(0.1 + 0.001 * i)]
     return arguments

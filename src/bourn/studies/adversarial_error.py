@@ -8,7 +8,7 @@ any other method nothing but the prediction comes, for no other method is at lea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -64,23 +64,10 @@ class AdversarialError(Kind):
         return tuple(found)
 
     def answer(self, job: Job, graph: Graph, images: Tensor, stages: tuple[str, ...], last: bool) -> list[Found]:
-        first = self._first(job.tasks[0])
         states = [_State(dict(f.result) or _nothing(), f.seconds) for f in job.found]
-        on_the_way: list[Found | None] = [None] * len(states)
         for stage in stages:
             _run(stage, job, graph, images, states)
-            if stage == first:
-                on_the_way = [s.found(last=True) for s in states]
-        return [replace(s.found(last), on_the_way=o) for s, o in zip(states, on_the_way, strict=True)]
-
-    def _first(self, task: Task) -> str | None:
-        """The method that every image but the wrong ones goes through before all others."""
-        cascade = task["options"]["cascade"]
-        return cascade[0] if cascade and cascade[0] != ATTACK else None
-
-    def contained(self, task: Task) -> Task | None:
-        first = self._first(task)
-        return None if first is None else {**task, "method": first, "options": {"cascade": []}}
+        return [s.found(last) for s in states]
 
 
 def _nothing() -> dict[str, Any]:

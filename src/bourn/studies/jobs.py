@@ -39,15 +39,11 @@ class Round:
 
 @dataclass(frozen=True)
 class Found:
-    """What is known of a task: ``result``, final unless ``open``, after ``seconds`` of processor time.
-
-    ``on_the_way``: the final result of the task that it contains (:meth:`Kind.contained`), once there is one.
-    """
+    """What is known of a task: ``result``, final unless ``open``, after ``seconds`` of processor time."""
 
     result: Mapping[str, Any]
     seconds: float = 0.0
     open: bool = True
-    on_the_way: Found | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +77,6 @@ class Kind(ABC):
     @abstractmethod
     def rounds(self, task: Task, neurons: int) -> tuple[Round, ...]:
         """The rounds of a task about a network with so many neurons, cheapest first."""
-
-    def contained(self, task: Task) -> Task | None:
-        """A task whose answer is found on the way to this one's, at no cost; None if there is none."""
-        return None
 
     @abstractmethod
     def answer(self, job: Job, graph: Graph, images: Tensor, stages: tuple[str, ...], last: bool) -> list[Found]:

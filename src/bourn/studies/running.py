@@ -14,7 +14,7 @@ from bourn.errors import UsageError
 from bourn.studies.description import Description
 from bourn.studies.engines import Engine
 from bourn.studies.inputs import Images, NetworkFile, hash_of, predictions, read_images, read_network
-from bourn.studies.jobs import Found, Job, Kind, Task, kind_of, neurons
+from bourn.studies.jobs import Found, Job, Task, kind_of, neurons
 from bourn.studies.store import Record, Store, key_of
 
 
@@ -106,16 +106,16 @@ def run(
     for key in store.keys() & missing.keys():
         del missing[key]
     total, before = len(asked), len(asked) - len(missing)
-    kind = kind_of(study.description.study)
-    contained = {key_of(part) for a in missing.values() if (part := kind.contained(a.task)) is not None}
-    todo = [a for a in missing.values() if a.key not in contained]
+    todo = list(missing.values())
     sizes = {network.hash: neurons(network.graph) for network in study.networks}
     jobs = deque(_jobs(todo, [Found({}) for _ in todo], 0, sizes, device))
     if report is not None:
         report(Progress(total, before, before))
     for job, found in engine.run(jobs, {network.hash: network.data for network in study.networks}):
-        answers = [r for r in _records(kind, job, found) if missing.pop(r.key, None) is not None]
+        answers = [Record.of(t, f.result, round(f.seconds, 6)) for t, f in zip(job.tasks, found, strict=True) if not f.open]
         store.put_all(answers)
+        for answer in answers:
+            del missing[answer.key]
         still = [i for i, f in enumerate(found) if f.open]
         left = [Asked(job.tasks[i], job.images[i], "") for i in still]
         # First, so that a run that is ended early repeats the rounds of few images.
@@ -123,15 +123,6 @@ def run(
         if report is not None and answers:
             report(Progress(total, total - len(missing), before))
     return Progress(total, total - len(missing), before)
-
-
-def _records(kind: Kind, job: Job, found: Sequence[Found]) -> Iterator[Record]:
-    """The answers that a job's tasks have now, and those to tasks that they contain."""
-    for task, own in zip(job.tasks, found, strict=True):
-        part = kind.contained(task) if own.on_the_way is not None else None
-        for asked, answer in ((part, own.on_the_way), (task, None if own.open else own)):
-            if asked is not None and answer is not None:
-                yield Record.of(asked, answer.result, round(answer.seconds, 6))
 
 
 def _jobs(asked: Sequence[Asked], found: Sequence[Found], number: int, sizes: dict[str, int], device: str) -> Iterator[Job]:
