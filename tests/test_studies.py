@@ -213,7 +213,11 @@ def test_ladders_hold_every_margin_of_every_method(tmp_path: Path) -> None:
         for low, middle, high, met in zip(bounds["ibp"], bounds["crown"], bounds["lp-all"], attained, strict=True):
             assert max(low, middle) <= high + 1e-9
             assert high <= met
-        assert set(r.result["seconds"]) == {"ibp", "crown", "lp-all"}
+        assert set(r.result["seconds"]) == set(r.result["losses"]) == {"ibp", "crown", "lp-all"}
+        worst = min(range(9), key=lambda i: attained[i])
+        for name, layers in r.result["losses"].items():
+            lost = sum(layer["relaxation"] + layer["inner"] for layer in layers)
+            assert lost == pytest.approx(attained[worst] - bounds[name][worst], abs=1e-6)
     with Store(tmp_path / "a.db") as store:
         (table,) = tables(store)
     assert table.rows[0]["images"] == 10

@@ -84,7 +84,12 @@ _study(
     click.option("--precision", type=float, help="Relative precision of the radii.  [default: 0.001]"),
     help="Up to which radius does a method prove that the class stays, and where does an attack succeed?",
 )
-_study("ladder", _RADII, help="How far does every method get on every image?")
+_study(
+    "ladder",
+    _RADII,
+    click.option("--losses/--no-losses", default=None, help="Say by layer where bounds are lost.  [default: losses]"),
+    help="How far does every method get on every image?",
+)
 
 
 @command.command("merge")
@@ -192,7 +197,7 @@ def _override(data: dict[str, Any], flags: dict[str, Any]) -> None:
         data["clip"] = False if flags["no_clip"] else list(flags["clip"])
     if flags["methods"]:
         data["methods"] = list(flags["methods"])
-    data.update({key: flags[key] for key in ("cascade", "precision") if flags.get(key) is not None})
+    data.update({key: flags[key] for key in ("cascade", "precision", "losses") if flags.get(key) is not None})
 
 
 def _network(text: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from bourn.network.graph import Graph
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Objectives
 from bourn.solvers.methods import BARRIER
-from bourn.studies.descent import least_values
+from bourn.studies.descent import descend
 from bourn.studies.description import ATTACK, AttackEntry, Description
 from bourn.studies.jobs import Found, Job, Kind, Round, Task, at_once, clock, finite, input_sets, lower_bounds, margins_of
 
@@ -118,7 +118,7 @@ def _by_prediction(batch: _Batch) -> list[dict[str, Any]]:
 
 
 def _by_attack(batch: _Batch) -> list[dict[str, Any]]:
-    least = least_values(batch.graph, batch.balls, batch.images, batch.radius, batch.margins, batch.attack).amin(1)
+    least, _ = descend(batch.graph, batch.balls, batch.images, batch.radius, batch.margins, batch.attack)
     return [{"outcome": "attacked" if value <= 0 else None, "attained": finite(value)} for value in least.tolist()]
 
 

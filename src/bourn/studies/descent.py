@@ -14,8 +14,10 @@ from bourn.problem.problem import Objectives
 from bourn.studies.description import AttackEntry
 
 
-def least_values(graph: Graph, balls: Box, images: Tensor, radius: float, objectives: Objectives, attack: AttackEntry) -> Tensor:
-    """The least value (N, M) met of each objective while the least of an image's objectives is driven down.
+def descend(
+    graph: Graph, balls: Box, images: Tensor, radius: float, objectives: Objectives, attack: AttackEntry
+) -> tuple[Tensor, Tensor]:
+    """Drive the least of each image's objectives down: the least that was met (N,), and where (N, *shape).
 
     ``images`` (N, *shape) are the balls' centers, where the first descent starts.  Every value is one that the network takes,
     up to float64's rounding, so no bound can be above it.
@@ -30,26 +32,28 @@ def least_values(graph: Graph, balls: Box, images: Tensor, radius: float, object
     point[: len(images)] = images
     point = torch.minimum(torch.maximum(point, low), high)
     own = Objectives(_repeated(objectives.outputs, attack.restarts), None, _repeated(objectives.constant, attack.restarts))
-    least = torch.full((len(point), len(objectives)), torch.inf, dtype=torch.float64, device=images.device)
+    least, where = torch.full((len(point),), torch.inf, dtype=torch.float64, device=images.device), point
     for step in range(attack.steps + 1):
-        values, gradient = _values(graph, point, own)
-        least = torch.minimum(least, values.nan_to_num(nan=torch.inf))
+        value, gradient = _least(graph, point, own)
+        better = value < least  # which NaN is not
+        least = torch.where(better, value, least)
+        where = torch.where(better.reshape(-1, *(1,) * (point.dim() - 1)), point, where)
         size = attack.step or radius * 0.25 * 0.04 ** (step / max(1, attack.steps - 1))
         point = torch.minimum(torch.maximum(point - size * gradient.sign(), low), high)
-    return least.reshape(attack.restarts, len(images), -1).amin(0)
+    best, restart = least.reshape(attack.restarts, len(images)).min(0)
+    return best, where.reshape(attack.restarts, *images.shape)[restart, torch.arange(len(images), device=images.device)]
 
 
 def _repeated(values: Tensor, times: int) -> Tensor:
     return values if len(values) == 1 else values.repeat(times, *(1,) * (values.dim() - 1))
 
 
-def _values(graph: Graph, point: Tensor, objectives: Objectives) -> tuple[Tensor, Tensor]:
-    """The objectives (N, M) at points (N, *shape), and the gradient of the least of each point's."""
+def _least(graph: Graph, point: Tensor, objectives: Objectives) -> tuple[Tensor, Tensor]:
+    """The least objective (N,) at points (N, *shape), and its gradient."""
     with torch.enable_grad():
         x = point.detach().requires_grad_(True)
         y = graph.evaluate(x).flatten(1)
-        values = (objectives.outputs @ y[..., None])[..., 0] + objectives.constant
-        total = values.amin(1).sum()
+        least = ((objectives.outputs @ y[..., None])[..., 0] + objectives.constant).amin(1)
         # A network whose output is a constant has no gradient to follow.
-        (gradient,) = torch.autograd.grad(total, x, allow_unused=True) if total.requires_grad else (None,)
-    return values.detach(), torch.zeros_like(x) if gradient is None else gradient
+        (gradient,) = torch.autograd.grad(least.sum(), x, allow_unused=True) if least.requires_grad else (None,)
+    return least.detach(), torch.zeros_like(x) if gradient is None else gradient

@@ -94,8 +94,10 @@ class Description:
 
     ``clip``: the range of every entry of an input, or None; ``cascade``: the methods, and "pgd", that may decide an image before
     LP-ALL does, cheapest first; ``precision``: of minimum-distortion's radii, relative, by method where they differ ("" for the
-    others).  Defaults are those of Salman et al. 2019: errors on balls clipped to [0, 1] with the labels given, distortions
-    without clip and with the predictions for labels.
+    others); ``losses``: whether ladders are to say where bounds are lost.
+
+    Defaults are those of Salman et al. 2019: errors on balls clipped to [0, 1] with the labels given, distortions without clip
+    and with the predictions for labels.
     """
 
     study: str
@@ -107,6 +109,7 @@ class Description:
     cascade: tuple[str, ...] = ()
     attack: AttackEntry = field(default=AttackEntry())
     precision: Mapping[str, float] = field(default_factory=lambda: {"": 1e-3})
+    losses: bool = True
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -200,6 +203,7 @@ class _Reading:
                 _number(settings, "attack.restarts", int, 1),
             ),
             _precision(data.get("precision", 1e-3)),
+            _switch(data, "losses", True),
         )
 
     def network(self, entry: Mapping[str, Any], number: int) -> NetworkEntry:
@@ -273,6 +277,12 @@ def _list(table: Mapping[str, Any], key: str, kind: Any, default: Sequence[Any])
 
 
 _KINDS = {str: "texts", int: "integers", (int, float): "numbers", Mapping: "tables"}
+
+
+def _switch(table: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = table.get(key, default)
+    _check(isinstance(value, bool), f"{key} = {value!r}: is to be true or false")
+    return bool(value)
 
 
 def _method(name: str) -> str:

@@ -12,7 +12,7 @@ from bourn.network.graph import Graph
 from bourn.problem.problem import Objectives
 from bourn.solvers.methods import method
 from bourn.solvers.simplex import Simplex
-from bourn.studies.descent import least_values
+from bourn.studies.descent import descend
 from bourn.studies.description import ATTACK, AttackEntry, Description
 from bourn.studies.jobs import Found, Job, Kind, Round, Task, clock, input_sets, lower_bounds, margins_of
 
@@ -76,7 +76,7 @@ class _Question:
     def attacked(self, radius: float) -> bool:
         balls = input_sets(self.image, radius, self.task["clip"])
         attack = AttackEntry(**self.task["options"]["attack"])
-        return bool((least_values(self.graph, balls, self.image, radius, self.margins, attack) <= 0).any())
+        return float(descend(self.graph, balls, self.image, radius, self.margins, attack)[0]) <= 0
 
 
 @dataclass(frozen=True)
