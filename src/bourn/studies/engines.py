@@ -153,7 +153,7 @@ class Dask(Engine):
         try:
             distributed: Any = import_module("distributed")
         except ImportError:
-            raise UsageError("Dask is not installed; python -m pip install 'bourn[dask]' does it") from None
+            raise UsageError("Dask is not installed; python -m pip install distributed does it") from None
         self._client: Any = None
         self._cluster: Any = None
         try:

@@ -106,9 +106,9 @@ def run(
     for key in store.keys() & missing.keys():
         del missing[key]
     total, before = len(asked), len(asked) - len(missing)
-    todo = list(missing.values())
+    unanswered = list(missing.values())
     sizes = {network.hash: neurons(network.graph) for network in study.networks}
-    jobs = deque(_jobs(todo, [Found({}) for _ in todo], 0, sizes, device))
+    jobs = deque(_jobs(unanswered, [Found({}) for _ in unanswered], 0, sizes, device))
     if report is not None:
         report(Progress(total, before, before))
     for job, found in engine.run(jobs, {network.hash: network.data for network in study.networks}):
