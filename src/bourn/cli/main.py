@@ -24,6 +24,7 @@ _COMMANDS = {
     "ladder": "bourn.cli.ladder",
     "methods": "bourn.cli.methods",
     "report": "bourn.cli.report",
+    "study": "bourn.cli.study",
     "supports": "bourn.cli.supports",
     "train": "bourn.cli.train",
     "verify": "bourn.cli.verify",
