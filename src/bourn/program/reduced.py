@@ -216,9 +216,8 @@ class ReducedLagrangian:
         found = {}
         for v, choice in choices.items():
             shape, hull, kept = self.program.graph.nodes[v].shape, self.hulls[v], self.kept[v]
-            wide = (self.batch, self.count, kept.count)
             below, above = (
-                tuple(kept.scatter(s.expand(wide), shape) for s in side.line(own)[0])
+                tuple(kept.scatter(s.expand(self.batch, -1, -1), shape) for s in side.line(own)[0])
                 for side, own in ((hull.below, choice.below), (hull.above, choice.above))
             )
             found[v] = Multipliers(self.program.free(v), below, above, (), NO_HINTS)

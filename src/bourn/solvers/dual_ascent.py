@@ -51,7 +51,7 @@ class DualAscent(Solver):
     decay: float = 0.96
     memory: float = 0.8
     gap: float = 0.0
-    chunk_bytes: int = 1 << 23
+    chunk_bytes: int = 1 << 22
     patience: float = 1.0
     direct: bool = False
     start: BackSubstitution = field(default=BackSubstitution(LineRule.AREA))
@@ -145,9 +145,9 @@ class DualAscent(Solver):
         """The best multipliers found for every row, by nonlinear node."""
         dual: Dual
         if not self.direct and pays(program, rows):
-            # Float32 resolves what a row's value is to about 1e-6; no bound rests on it.
-            precise = 0 < self.gap < 1e-5
-            dual = ReducedLagrangian(program, rows, constant, torch.float64 if precise else torch.float32)
+            # Float32 resolves a row's value to about 1e-6; no bound rests on it.
+            coarse = (self.gap or self.decay**self.steps) >= 1e-5
+            dual = ReducedLagrangian(program, rows, constant, torch.float32 if coarse else torch.float64)
         else:
             dual = Lagrangian(program, rows, constant, direct=self.direct)
         how = Steps(self.steps, self.step, self.decay, self.memory, self.gap)

@@ -236,6 +236,16 @@ METHODS: tuple[Method, ...] = (
         special_case_of=(BARRIER,),
     ),
     Method(
+        "lp-all-ascent",
+        "LP-ALL to a gap of 1e-4, by dual ascent in batches",
+        DualAscent(steps=300, gap=1e-4),
+        View.DUAL,
+        (papers.REFERENCE, papers.XU),
+        aliases=("barrier-ascent",),
+        exactness=Exactness.LIMIT,
+        special_case_of=(BARRIER,),
+    ),
+    Method(
         "planet",
         "Planet",
         Simplex(),
