@@ -22,6 +22,7 @@ from bourn.certificates.evidence import (
     Loss,
     OpenConjunction,
     Refutation,
+    Unbounded,
     Unknown,
     Verdict,
     Verified,
@@ -42,6 +43,7 @@ from bourn.solvers.back_substitution import Substituted
 from bourn.solvers.base import Prepared
 from bourn.solvers.combination import joint_bound, rows_on_input
 from bourn.solvers.methods import Method, method, patient
+from bourn.solvers.unbounded import unbounded
 
 
 class Stand(Enum):
@@ -328,13 +330,23 @@ class _Run:
                 lost = () if timed_out else self._losses(case, k)
                 open_.append(OpenConjunction(case.number, conjunction, bound, name, attained, lost))
         total = sum(len(c.problem.conjunctions) for c in self.cases)
+        places: tuple[Unbounded, ...] = ()
         if timed_out:
             reason = f"out of time after {self.deadline.seconds:g} s, {len(open_)} of {total} conjunctions open"
         elif any(math.isinf(o.bound) and not _bounded(self.cases[o.case].problem) for o in open_):
             reason = f"the input set is unbounded, and {len(open_)} of {total} conjunctions have no finite bound"
+        elif places := self._unbounded(open_):
+            reason = f"{len(open_)} of {total} conjunctions open: {places[0]}"
         else:
             reason = f"{len(open_)} of {total} conjunctions neither refuted by any bound nor met by any attack"
-        return Unknown(reason, timed_out, tuple(open_))
+        return Unknown(reason, timed_out, tuple(open_), places)
+
+    def _unbounded(self, open_: list[OpenConjunction]) -> tuple[Unbounded, ...]:
+        """The nodes at which bounds became infinite, of the first case whose open conjunctions have none for it."""
+        for case in (self.cases[number] for number in sorted({o.case for o in open_ if math.isinf(o.bound)})):
+            if case.inner is not None and (places := unbounded(case.problem.network, case.problem.box, case.inner)):
+                return places
+        return ()
 
     def _losses(self, case: _Case, k: int) -> tuple[Loss, ...]:
         """Where the bound of the conjunction's best row is lost, at the attack's best point."""
