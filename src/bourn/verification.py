@@ -42,7 +42,9 @@ from bourn.rounding import float_below
 from bourn.solvers.back_substitution import Substituted
 from bourn.solvers.base import Prepared
 from bourn.solvers.combination import joint_bound, rows_on_input
+from bourn.solvers.interval_propagation import IntervalPropagation
 from bourn.solvers.methods import Method, method, patient
+from bourn.solvers.single_entries import entry_bound
 from bourn.solvers.unbounded import unbounded
 
 
@@ -297,11 +299,23 @@ class _Run:
                 if row not in case.row_bounds or bound > case.row_bounds[row][0]:
                     case.row_bounds[row] = (bound, step.name)
                     case.bounded_by[row] = prepared
+            self._bound_entries(case, rows, step.name)
         for k in case.open:
             refutation = self._by_one_row(case, problem.conjunctions[k]) or self._by_rows_together(case, prepared, k, step.name)
             if refutation is not None:
                 case.refuted[k] = refutation
         self._done(step.name, began)
+
+    def _bound_entries(self, case: _Case, rows: list[Row], name: str) -> None:
+        """Rows that read a single entry have its interval's end for a bound, where that is better."""
+        single = [row for row in rows if len(row.outputs) == 1 and not row.inputs]
+        if not single or case.inner is None:
+            return
+        known = IntervalPropagation().prepare(case.problem.network, case.problem.box, begin=case.inner, deadline=self.deadline)
+        for row in single:
+            bound = entry_bound(row, known)
+            if bound > case.row_bounds[row][0]:
+                case.row_bounds[row] = (bound, name)
 
     @staticmethod
     def _by_one_row(case: _Case, conjunction: Conjunction) -> Refutation | None:
