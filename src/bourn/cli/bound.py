@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bourn.bounding import Bounds
     from bourn.formats.model import Model
     from bourn.interval import Interval
-    from bourn.problem.input_set import Box, InputSet
+    from bourn.problem.input_set import InputSet
 
 SHOWN = 20
 """Nodes with more entries than this are summed up."""
