@@ -16,6 +16,7 @@ from torch import Tensor
 from bourn.interval import Interval
 from bourn.network.affine import Affine, Convolution, Dense, Offset, Reshape, Scale, Select, Sum
 from bourn.network.graph import Graph, GraphBuilder, Input
+from bourn.network.pick import Pick
 from bourn.problem.input_set import Box
 from bourn.program.relaxed import RelaxedProgram
 from bourn.relaxations.base import Lines, Nonlinearity
@@ -113,8 +114,6 @@ def receptive_fields(program: RelaxedProgram, target: int) -> RelaxedProgram | N
 
 def _windows(graph: Graph, target: int) -> dict[int, tuple[_Window, _Window]] | None:
     """Every ancestor's window (rows, columns), or None where there is no such thing."""
-    if not isinstance(graph.nodes[target].operation, Affine):
-        return None
     one = _Window(1, 1, 0)
     windows = {target: (one, one)}
     for number in reversed(graph.ancestors(target)):
@@ -245,7 +244,7 @@ class _LocalProgram:
 
     def add_affine(self, operation: Affine, arguments: list[int], magnitude: Tensor) -> int:
         """Add the operator, a small convolution as the matrix it is: one large product beats many small convolutions."""
-        if not isinstance(operation, Convolution) or operation.bias_error is not None or not _small(operation):
+        if not isinstance(operation, Convolution) or isinstance(operation, Pick) or operation.bias_error is not None or not _small(operation):
             new = self.builder.add(operation, *arguments)
             self.magnitudes[new] = magnitude
             return new
