@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from bourn.network import affine
 from bourn.network.affine import Affine
-from bourn.network.pick import pick
 
 Draw = Callable[..., int]
 
@@ -184,22 +182,6 @@ def test_contract(kind: type[Affine], data: st.DataObject) -> None:
 
     bias = operator.bias
     assert torch.equal(operator.forward(*xs), linear if bias is None else linear + bias)
-
-
-@given(st.integers(1, 2), st.integers(1, 3), st.integers(1, 3), st.integers(1, 2), st.integers(0, 3), st.integers(0, 2**20))
-@settings(max_examples=40, deadline=None)
-def test_a_pick_is_its_convolution(dimensions: int, size: int, stride: int, dilation: int, more: int, seed: int) -> None:
-    kernel, space = (size,) * dimensions, (dilation * (size - 1) + 1 + more,) * dimensions
-    out = tuple((n - dilation * (size - 1) - 1) // stride + 1 for n in space)
-    generator = torch.Generator().manual_seed(seed)
-    x, rows = (torch.randn(3, 1, 2, *shape, dtype=torch.float64, generator=generator) for shape in (space, out))
-    for tap in np.ndindex(*kernel):
-        own = pick((1, 2, *space), (1, 2, *out), kernel, tap, (stride,) * dimensions, (dilation,) * dimensions)
-        fields = {f.name: getattr(own, f.name) for f in dataclasses.fields(affine.Convolution)}
-        slow = affine.Convolution(**fields)
-        assert torch.equal(own.linear(x), slow.linear(x))
-        assert torch.equal(own.absolute(x), slow.absolute(x))
-        assert torch.equal(own.transpose(rows)[0], slow.transpose(rows)[0])
 
 
 def test_constant() -> None:

@@ -23,8 +23,8 @@ class Pick(Convolution):
     forward_terms = 0
     transpose_terms = 0
 
-    def _view(self, x: Tensor) -> Tensor:
-        """The picked entries of (N, *in_shape), as a view."""
+    def view(self, x: Tensor) -> Tensor:
+        """The picked entries of x (N, *in_shape), as a view of it, (N, *out_shape)."""
         for axis, (tap, dilation, stride, out) in enumerate(
             zip(self.tap, self.dilation, self.stride, self.out_shape[2:], strict=True), start=3
         ):
@@ -33,14 +33,14 @@ class Pick(Convolution):
         return x
 
     def linear(self, *xs: Tensor) -> Tensor:
-        return self._view(xs[0])
+        return self.view(xs[0])
 
     def absolute(self, *xs: Tensor) -> Tensor:
-        return self._view(xs[0])
+        return self.view(xs[0])
 
     def transpose(self, rows: Tensor) -> tuple[Tensor, ...]:
         found = rows.new_zeros(len(rows), *self.in_shapes[0])
-        self._view(found).copy_(rows)
+        self.view(found).copy_(rows)
         return (found,)
 
 

@@ -244,7 +244,7 @@ class _LocalProgram:
 
     def add_affine(self, operation: Affine, arguments: list[int], magnitude: Tensor) -> int:
         """Add the operator, a small convolution as the matrix it is: one large product beats many small convolutions."""
-        if not isinstance(operation, Convolution) or isinstance(operation, Pick) or operation.bias_error is not None or not _small(operation):
+        if not isinstance(operation, Convolution) or operation.bias_error is not None or not _small(operation):
             new = self.builder.add(operation, *arguments)
             self.magnitudes[new] = magnitude
             return new
@@ -266,4 +266,4 @@ class _LocalProgram:
 
 def _small(operation: Convolution) -> bool:
     """Whether the matrix wastes at most a factor of 16 in products, which it gains back in speed."""
-    return math.prod(operation.in_shapes[0][2:]) <= 16 * math.prod(operation.weight.shape[2:])
+    return not isinstance(operation, Pick) and math.prod(operation.in_shapes[0][2:]) <= 16 * math.prod(operation.weight.shape[2:])
