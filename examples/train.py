@@ -18,9 +18,11 @@ import onnx
 import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
+
+from bourn.training.attack import attack, margin
+from bourn.training.data import load
+from bourn.training.settings import Data
 
 TRAINING_RADIUS = 0.1
 """l-infinity radius of the adversary in training, for pixels in [0, 1]."""
@@ -29,14 +31,6 @@ TEST_RADIUS = 0.05
 ROBUST_RADIUS = Decimal("0.05")
 ATTACKABLE_RADIUS = Decimal("0.15")
 PIXELS, CLASSES = 64, 10
-
-
-def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training images and labels, test images and labels; images are (N, 64) multiples of 1/16 in [0, 1]."""
-    images, labels = load_digits(return_X_y=True)
-    parts = train_test_split(images / 16, labels, test_size=360, stratify=labels, random_state=0)
-    x_train, x_test, y_train, y_test = (torch.from_numpy(np.asarray(p)) for p in parts)
-    return x_train.float(), y_train, x_test.float(), y_test
 
 
 def mlp() -> nn.Sequential:
@@ -56,31 +50,6 @@ def cnn() -> nn.Sequential:
         nn.ReLU(),
         nn.Linear(32, CLASSES),
     )
-
-
-def attack(net: nn.Module, x: Tensor, y: Tensor, radius: float, steps: int, noise: torch.Generator) -> Tensor:
-    """Projected gradient descent from a random point of the ball, on the margin to the best other class."""
-    lower, upper = (x - radius).clamp(min=0), (x + radius).clamp(max=1)
-    point = lower + (upper - lower) * torch.rand(x.shape, generator=noise)
-    best, found = point, torch.full((len(x),), torch.inf)
-    for step in range(steps + 1):
-        point.requires_grad_(True)
-        margins = margin(net(point), y)
-        (gradient,) = torch.autograd.grad(margins.sum(), point)
-        point, margins = point.detach(), margins.detach()
-        better = margins < found
-        found = torch.where(better, margins, found)
-        best = torch.where(better.reshape(-1, *(1,) * (x.dim() - 1)), point, best)
-        size = radius * max(2.5 / steps, 0.5 * (1 - step / steps))
-        point = (point - size * gradient.sign()).clamp(lower, upper)
-    return best
-
-
-def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """The true class's output minus the greatest other one."""
-    own = logits.gather(1, y[:, None])[:, 0]
-    others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
-    return own - others
 
 
 def train(net: nn.Sequential, x: Tensor, y: Tensor, epochs: int, noise: torch.Generator) -> None:
@@ -195,7 +164,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to")
     out: Path = parser.parse_args().out
     torch.set_num_threads(1)
-    x_train, y_train, x_test, y_test = digits()
+    data = load(Data("digits", test=360))
+    x_train, y_train, x_test, y_test = data.x.flatten(1), data.y, data.test_x.flatten(1), data.test_y
     square = (1, 8, 8)
     right_by_both = torch.ones(len(x_test), dtype=torch.bool)
     nets: dict[str, nn.Sequential] = {}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bourn.formats.model import Model, load
     from bourn.interval import Interval
     from bourn.ladders import Ladder, ladder
+    from bourn.layer_losses import LayerLosses, losses_by_layer
     from bourn.problem.balls import Ball, lp_ball
     from bourn.problem.cutting import polytope
     from bourn.problem.input_set import Box, InputSet, box, linf_ball
@@ -34,6 +35,7 @@ _HOMES = {
     "bourn.formats.model": ("Model", "load"),
     "bourn.interval": ("Interval",),
     "bourn.ladders": ("Ladder", "ladder"),
+    "bourn.layer_losses": ("LayerLosses", "losses_by_layer"),
     "bourn.problem.balls": ("Ball", "lp_ball"),
     "bourn.problem.cutting": ("polytope",),
     "bourn.problem.input_set": ("Box", "InputSet", "box", "linf_ball"),
@@ -72,6 +74,7 @@ __all__ = [
     "InputSet",
     "Interval",
     "Ladder",
+    "LayerLosses",
     "Method",
     "Model",
     "Plan",
@@ -89,6 +92,7 @@ __all__ = [
     "ladder",
     "linf_ball",
     "load",
+    "losses_by_layer",
     "lp_ball",
     "method",
     "polytope",

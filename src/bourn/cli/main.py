@@ -23,7 +23,10 @@ _COMMANDS = {
     "duality": "bourn.cli.duality",
     "ladder": "bourn.cli.ladder",
     "methods": "bourn.cli.methods",
+    "report": "bourn.cli.report",
+    "study": "bourn.cli.study",
     "supports": "bourn.cli.supports",
+    "train": "bourn.cli.train",
     "verify": "bourn.cli.verify",
 }
 

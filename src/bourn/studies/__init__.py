@@ -1,0 +1,1 @@
+"""Studies: one question asked of many networks, images and radii, its answers kept in a store."""

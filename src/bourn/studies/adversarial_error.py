@@ -1,0 +1,147 @@
+"""Adversarial error: for how many images does a method prove that the class stays on a ball of a given radius?
+
+An image goes through stages, from the cheapest on, until one decides it: a wrong prediction, a bound above 0 for every margin,
+an attack that succeeds.  With a cascade other methods and the attack come before LP-ALL, whose verdict theirs imply; before
+any other method nothing but the prediction comes, for no other method is at least as good as all that could precede it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bourn.network.graph import Graph
+from bourn.problem.input_set import Box
+from bourn.problem.problem import Objectives
+from bourn.solvers.methods import BARRIER
+from bourn.studies.descent import descend
+from bourn.studies.description import ATTACK, AttackEntry, Description
+from bourn.studies.jobs import Found, Job, Kind, Round, Task, at_once, clock, finite, input_sets, lower_bounds, margins_of
+
+_PREDICTION, _CEILING = "prediction", "bracket"
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Images that are still open, and what is asked of them."""
+
+    graph: Graph
+    images: Tensor
+    balls: Box
+    margins: Objectives
+    radius: float
+    attack: AttackEntry
+    name: str
+
+    def bounds(self) -> Tensor:
+        return lower_bounds(self.graph, self.name, self.balls, self.margins, 0.0)
+
+
+class AdversarialError(Kind):
+    """Outcomes: wrong, attacked, certified, beyond (no layer-wise method can prove it) or undecided."""
+
+    name = "adversarial-error"
+
+    def questions(self, description: Description) -> Iterable[tuple[str, Mapping[str, Any]]]:
+        for name in description.methods:
+            cascade = [c for c in description.cascade if c != name] if name == BARRIER else []
+            attack = {"attack": asdict(description.attack)} if ATTACK in (*cascade, name) else {}
+            yield name, {"cascade": cascade, **attack}
+
+    def rounds(self, task: Task, neurons: int) -> tuple[Round, ...]:
+        own = task["method"]
+        stages = (_PREDICTION, *task["options"]["cascade"], own, *((_CEILING,) if own == BARRIER and _ceiling else ()))
+        found: list[Round] = []
+        for stage in stages:
+            size = _SIZES[stage] if stage in _SIZES else at_once(stage, neurons)
+            together = bool(found) and (size == 0 or size >= found[-1].at_once)
+            before = found.pop() if together else Round((), size or at_once("ibp", neurons))
+            found.append(Round((*before.stages, stage), before.at_once))
+        return tuple(found)
+
+    def answer(self, job: Job, graph: Graph, images: Tensor, stages: tuple[str, ...], last: bool) -> list[Found]:
+        states = [_State(dict(f.result) or _nothing(), f.seconds) for f in job.found]
+        for stage in stages:
+            _run(stage, job, graph, images, states)
+        return [s.found(last) for s in states]
+
+
+def _nothing() -> dict[str, Any]:
+    return {"outcome": None, "decided_by": None, "bound": None, "attained": None, "ceiling": None, "stages": []}
+
+
+@dataclass
+class _State:
+    """What the stages so far found of one image."""
+
+    result: dict[str, Any]
+    seconds: float
+
+    def take(self, stage: str, found: Mapping[str, Any], seconds: float) -> None:
+        self.result = {**self.result, **found, "stages": [*self.result["stages"], {"name": stage, "seconds": round(seconds, 6)}]}
+        if found.get("outcome") is not None:
+            self.result["decided_by"] = "attack" if stage == ATTACK else stage
+        self.seconds += seconds
+
+    def found(self, last: bool) -> Found:
+        open_ = self.result["outcome"] is None and not last
+        result = self.result if open_ or self.result["outcome"] is not None else {**self.result, "outcome": "undecided"}
+        return Found(result, self.seconds, open_)
+
+
+def _run(stage: str, job: Job, graph: Graph, images: Tensor, states: list[_State]) -> None:
+    """Put the images that are still open through a stage."""
+    which = [i for i, s in enumerate(states) if s.result["outcome"] is None]
+    if not which:
+        return
+    task = job.tasks[0]
+    with clock() as timer:
+        balls = input_sets(images[which], task["radius"], task["clip"])
+        margins = margins_of((job.tasks[i] for i in which), graph)
+        attack = AttackEntry(**task["options"].get("attack", {}))
+        found = _STAGES.get(stage, _by_method)(_Batch(graph, images[which], balls, margins, task["radius"], attack, stage))
+    for i, one in zip(which, found, strict=True):
+        states[i].take(stage, one, timer.seconds / len(which))
+
+
+def _by_prediction(batch: _Batch) -> list[dict[str, Any]]:
+    """An image whose label is not the prediction is wrong: a margin is negative at the image itself, or 0 for an earlier class."""
+    with torch.no_grad():
+        scores = batch.graph.evaluate(batch.images).flatten(1)
+    predicted = scores.argmax(1)
+    own = (batch.margins.outputs > 0).any(1).to(torch.float64).argmax(1)
+    return [{"outcome": None if same else "wrong"} for same in (predicted == own).tolist()]
+
+
+def _by_attack(batch: _Batch) -> list[dict[str, Any]]:
+    least, _ = descend(batch.graph, batch.balls, batch.images, batch.radius, batch.margins, batch.attack)
+    return [{"outcome": "attacked" if value <= 0 else None, "attained": finite(value)} for value in least.tolist()]
+
+
+def _by_method(batch: _Batch) -> list[dict[str, Any]]:
+    """Certified where every margin has a bound above 0; the bound kept is that of the worst margin."""
+    worst = batch.bounds().amin(1)
+    return [{"outcome": "certified" if value > 0 else None, "bound": finite(value)} for value in worst.tolist()]
+
+
+_ceiling: Callable[[_Batch], list[float | None]] | None = None
+"""Upper values of the worst LP-ALL margin of each image, None where unknown: those at most 0 lie beyond every layer-wise method."""
+
+
+def _by_ceiling(batch: _Batch) -> list[dict[str, Any]]:
+    values = [] if _ceiling is None else _ceiling(batch)
+    return [{"outcome": "beyond" if value is not None and value <= 0 else None, "ceiling": value} for value in values]
+
+
+_STAGES: dict[str, Callable[[_Batch], list[dict[str, Any]]]] = {
+    _PREDICTION: _by_prediction,
+    ATTACK: _by_attack,
+    _CEILING: _by_ceiling,
+}
+
+_SIZES = {_PREDICTION: 0, ATTACK: 0, _CEILING: 0}
+"""Stages that take any number of images: as many as the round they are in."""

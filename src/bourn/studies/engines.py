@@ -1,0 +1,205 @@
+"""Engines: where a study's jobs are done.  In this process, in several on this machine, or by Dask's workers anywhere.
+
+An engine takes jobs from a queue, to which its user may add while it works, and gives back each with what was found, in any
+order.  It is a context manager; leaving it ends everything that it started.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from types import TracebackType
+from typing import Any, Self
+
+from bourn.errors import BournError, UsageError
+from bourn.studies.jobs import Found, Job, work
+
+Done = tuple[Job, list[Found]]
+
+_AHEAD = 2
+"""Jobs given out for every worker: one that it does, one that waits for it."""
+
+
+class Engine(ABC):
+    """Does jobs."""
+
+    @abstractmethod
+    def run(self, jobs: deque[Job], networks: Mapping[str, bytes]) -> Iterator[Done]:
+        """Do all jobs, also those that are added on the way; ``networks``: ONNX files by hash.
+
+        Raises :class:`bourn.errors.BournError` where a worker is lost, or what a job raised.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most engines have nothing to close
+        """End what was started; jobs that are not done are dropped."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class InProcess(Engine):
+    """One job after the other, here."""
+
+    def run(self, jobs: deque[Job], networks: Mapping[str, bytes]) -> Iterator[Done]:
+        while jobs:
+            job = jobs.popleft()
+            yield job, work(job, networks[job.network])
+
+
+class Processes(Engine):
+    """So many processes on this machine, each with one thread."""
+
+    def __init__(self, workers: int) -> None:
+        if workers < 1:
+            raise UsageError(f"{workers} workers: there must be at least 1")
+        self.workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def run(self, jobs: deque[Job], networks: Mapping[str, bytes]) -> Iterator[Done]:
+        # Spawned, for a fork of a process whose libraries have threads can hang.
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(self.workers, context, _begin_worker, (dict(networks),))
+        given: dict[Future[list[Found]], Job] = {}
+        try:
+            while jobs or given:
+                while jobs and len(given) < _AHEAD * self.workers:
+                    job = jobs.popleft()
+                    with _spawning():
+                        given[self._pool.submit(_work_here, job)] = job
+                for future in wait(given, return_when=FIRST_COMPLETED).done:
+                    yield given.pop(future), future.result()
+        except BrokenProcessPool:
+            raise BournError(
+                "a worker process died, perhaps for want of memory; what was found is kept, and the same command goes on"
+            ) from None
+
+    def close(self) -> None:
+        if self._pool is None:
+            return
+        # A job may take minutes, and nobody waits for its answer any more.
+        processes = list((self._pool._processes or {}).values())
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+        self._pool = None
+
+
+_networks: Mapping[str, bytes] = {}
+"""In a worker process: the study's networks."""
+
+
+def _begin_worker(networks: Mapping[str, bytes]) -> None:
+    import torch
+
+    global _networks
+    _networks = networks
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for jobs for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work_here(job: Job) -> list[Found]:
+    return work(job, _networks[job.network])
+
+
+@contextmanager
+def _spawning() -> Iterator[None]:
+    """What is started in here has one thread and leaves Ctrl-C to its parent, from its first moment on."""
+    threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(threads, "1"))
+    here = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if here else None
+    try:
+        yield
+    finally:
+        if here:
+            signal.signal(signal.SIGINT, handler)
+        for name, value in threads.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+class Dask(Engine):
+    """The workers of a Dask cluster: of the scheduler at ``address``, or ``workers`` on this machine for "local".
+
+    They need bourn and its dependencies installed, and no files: networks and images are sent to them.  A job whose worker
+    stops is done by another.
+    """
+
+    def __init__(self, address: str, workers: int = 1) -> None:
+        try:
+            distributed: Any = import_module("distributed")
+        except ImportError:
+            raise UsageError("Dask is not installed; python -m pip install distributed does it") from None
+        self._client: Any = None
+        self._cluster: Any = None
+        try:
+            if address == "local":
+                with _spawning():
+                    self._cluster = distributed.LocalCluster(
+                        n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50
+                    )
+            self._client = distributed.Client(self._cluster or address, timeout="20s", set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            self.close()
+            raise UsageError(f"no Dask scheduler answers at {address!r}: {' '.join(str(error).split())[:200]}") from None
+
+    def run(self, jobs: deque[Job], networks: Mapping[str, bytes]) -> Iterator[Done]:
+        # As tasks, which Dask repeats where a worker that held one is lost; data that is scattered would be gone.
+        held = {name: self._client.submit(bytes, data, key=f"network-{name}") for name, data in networks.items()}
+        given: dict[Any, Job] = {}
+        completed = import_module("distributed").as_completed(loop=self._client.loop)
+
+        def give_out() -> None:
+            while jobs and len(given) < _AHEAD * max(1, sum(self._client.nthreads().values())):
+                job = jobs.popleft()
+                future = self._client.submit(work, job, held[job.network], pure=False)
+                given[future] = job
+                completed.add(future)
+
+        give_out()
+        while given:
+            future = next(completed)
+            job = given.pop(future)
+            try:
+                found = future.result()
+            except BournError:
+                raise
+            except Exception as error:
+                raise BournError(
+                    f"Dask gave a job up: {type(error).__name__}: {' '.join(str(error).split())[:200]}; "
+                    "what was found is kept, and the same command goes on"
+                ) from error
+            future.release()
+            yield job, found
+            give_out()
+
+    def close(self) -> None:
+        for part in (self._client, self._cluster):
+            if part is not None:
+                with suppress(OSError, TimeoutError):
+                    part.close()
+        self._client = self._cluster = None

@@ -1,0 +1,1 @@
+"""Training of small classifiers that can be certified: one loop, four losses."""
