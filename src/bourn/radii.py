@@ -35,6 +35,9 @@ from bourn.solvers.simplex import Optimised, Simplex
 UNCLIPPED_CAP = 1000.0
 """No search goes beyond this radius where no clip range bounds the ball."""
 
+SCOUTED = 1e-2
+"""The precision to which a cheaper method's radius is found, to begin from: interpolated it is a good deal better."""
+
 Log = Callable[[str, int, int], None]
 """Called with the name of what searches, how many images are done, and of how many."""
 
@@ -236,9 +239,10 @@ def _search(balls: Balls, method: Method, precision: float, deadline: Deadline, 
     guess, slope = balls.linear / 2, None
     scout = _scout(method)
     if scout is not None:
-        near = _search(balls, scout, precision, deadline, None)
-        guess = torch.where(near.finished & torch.isfinite(near.failed) & (near.radius > 0), near.failed, guess)
+        near = _search(balls, scout, max(precision, SCOUTED), deadline, None)
         slope = (near.failed_margin - near.margin) / (near.failed - near.radius)
+        root = (near.radius - near.margin / slope) * (1 + precision / 2)
+        guess = torch.where(near.finished & (near.radius > 0) & (root > near.radius) & (root <= near.failed), root, guess)
     alone = isinstance(method.solver, Simplex) or balls.norm != math.inf
     parts = torch.arange(total, device=guess.device).split(1 if alone else max(1, total))
     runs = []
@@ -271,7 +275,9 @@ def _part_of(log: Log, name: str, before: int, total: int) -> Callable[[int], No
 
 def _scout(method: Method) -> Method | None:
     """A cheaper method on the same inner bounds, or bounded like them; None for what is cheap itself."""
-    return replace(method, solver=BackSubstitution(LineRule.AREA)) if isinstance(method.solver, Simplex | DualAscent) else None
+    if isinstance(method.solver, Simplex):
+        return replace(method, solver=DualAscent(steps=10))
+    return replace(method, solver=BackSubstitution(LineRule.AREA)) if isinstance(method.solver, DualAscent) else None
 
 
 @dataclass(eq=False)
