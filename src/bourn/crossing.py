@@ -19,6 +19,9 @@ from bourn.errors import UsageError
 _WIDEST = 16.0
 """The greatest factor between one radius and the next while one end of the bracket is not known."""
 
+_BEND = 20.0
+"""Beyond so many times the value at radius 0 a value counts as large."""
+
 LEAST = 1e-9
 """A function that is not above 0 at this share of the first guess has no radius."""
 
@@ -28,7 +31,7 @@ class Crossing:
 
     ``at_zero``: values at radius 0; where they are not above 0 there is nothing to search.  ``guess``: the first radii.
     ``slope``: the functions' slopes near their crossings, as far as known (NaN where not).  ``cap``: no radius exceeds it.
-    A bracket is closed when ``high / low`` is at most 1 + ``precision``, ``low`` at its cap, or ``high`` below all radii of interest.
+    A bracket is closed when ``high / low`` is at most 1 + ``precision``, ``low`` at its cap, or ``high`` next to nothing.
     """
 
     def __init__(self, at_zero: Tensor, guess: Tensor, cap: Tensor, precision: float, slope: Tensor | None = None) -> None:
@@ -72,10 +75,14 @@ class Crossing:
         found = torch.where(torch.isinf(high), out, torch.where(low > 0, inside, down))
         return torch.minimum(torch.where(self.evaluations == 0, self.guess, found), self.cap)
 
+    def _scaled(self, values: Tensor) -> Tensor:
+        """Values as they are interpolated: large ones by their logarithms, nearer to a line, for bounds fall ever faster."""
+        return values.sign() * (values.abs() / (_BEND * self.at_zero)).log1p()
+
     def _root(self) -> Tensor:
         """Estimates of the crossings; the nearest radius allowed where there is no idea."""
         a, b, c = self.low, self.high, self.third
-        fa, fb, fc = self.low_value, self.high_value, self.third_value
+        fa, fb, fc = map(self._scaled, (self.low_value, self.high_value, self.third_value))
         both = (a * fb - b * fa) / (fb - fa)
         # The third point lies beyond one of the ends: that one is the middle of the three.
         left = c < a
@@ -83,7 +90,9 @@ class Crossing:
         xi, phi = (x1 - x2) / (c - x2), (f1 - f2) / (fc - f2)
         safe = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
         quadratic = (
-            x1 * (f2 / (f1 - f2)) * (fc / (f1 - fc)) + x2 * (f1 / (f2 - f1)) * (fc / (f2 - fc)) + c * (f1 / (fc - f1)) * (f2 / (fc - f2))
+            x1 * (f2 / (f1 - f2)) * (fc / (f1 - fc))
+            + x2 * (f1 / (f2 - f1)) * (fc / (f2 - fc))
+            + c * (f1 / (fc - f1)) * (f2 / (fc - f2))
         )
         # Of a function that bends one way the line through the ends and that through the other two err to different sides.
         beyond = x1 - f1 * (c - x1) / (fc - f1)
@@ -93,7 +102,7 @@ class Crossing:
         # With one end alone: along the slope that is known, or the secant of the last two values.
         end, value = torch.where(torch.isinf(b), a, b), torch.where(torch.isinf(b), fa, fb)
         secant = (value - fc) / (end - c)
-        slope = torch.where((self.evaluations == 1) & (self.slope < 0), self.slope, secant)
+        slope = torch.where((self.evaluations == 1) & (self.slope < 0), self.slope / (_BEND * self.at_zero), secant)
         one = torch.where(slope < 0, end - value / slope, math.inf)
         one = torch.where(torch.isfinite(one), one, torch.where(torch.isinf(b), a * 4, both / 4))
         return torch.where(torch.isinf(b) | ((a == 0) & (self.evaluations == 1) & (self.slope < 0)), one, both)

@@ -48,7 +48,7 @@ class Certified:
 
     ``radius``: the greatest found at which every margin's bound is above 0 (0 where none was found); it holds in real
     arithmetic for the weights as stored.  ``failed``: the least radius above it at which one was not (infinite where the cap, or
-    the end of the time, came first).  ``margin`` and ``failed_margin``: the least bound at the two.  ``finished``: False
+    the end of the time, came first, and where the image itself is not of the class).  ``margin`` and ``failed_margin``: the least bound at the two.  ``finished``: False
     where time ran out before the two were near each other.
     """
 
@@ -244,7 +244,7 @@ def _search(balls: Balls, method: Method, precision: float, deadline: Deadline, 
         root = (near.radius - near.margin / slope) * (1 + precision / 2)
         guess = torch.where(near.finished & (near.radius > 0) & (root > near.radius) & (root <= near.failed), root, guess)
     alone = isinstance(method.solver, Simplex) or balls.norm != math.inf
-    parts = torch.arange(total, device=guess.device).split(1 if alone else max(1, total))
+    parts = torch.split(torch.arange(total, device=guess.device), 1 if alone else max(1, total))
     runs = []
     for number, part in enumerate(parts):
         crossing = Crossing(balls.value[part], guess[part], balls.cap[part], precision, None if slope is None else slope[part])

@@ -36,8 +36,8 @@ class Nearest:
     """The nearest counterexample found, replayed, in the ball of its own distance.
 
     ``radius``: its distance from the image in the norm, rounded up, infinite where none was found up to the cap (then
-    ``counterexample`` is None).  ``missed``: the greatest radius below it at which nothing was found.  ``finished``: False where time
-    ran out before the two were near each other.
+    ``counterexample`` is None).  ``missed``: the greatest radius below it at which nothing was found.  ``finished``: False
+    where time ran out before the two were near each other.
     """
 
     counterexample: Counterexample | None

@@ -209,9 +209,9 @@ def box(lower: object, upper: object) -> Box:
 def linf_ball(center: object, radius: float | Tensor, *, clip: Sequence[float] | None = None) -> Box:
     """The ball of all x with |x_i - center_i| <= radius, for centers (B, *shape), rounded outward.
 
-    ``radius``: one number, or one for each center, a float64 tensor (B,).  ``clip``: the two ends of an interval that every entry must also lie in, such as (0, 1).  Raises
-    :class:`UsageError` for a radius that is negative or not finite, :class:`EmptyInputSetError` if the
-    intersection is empty.
+    ``radius``: one number, or one for each center, a float64 tensor (B,).  ``clip``: the two ends of an interval that every
+    entry must also lie in, such as (0, 1).  Raises :class:`UsageError` for a radius that is negative or not finite,
+    :class:`EmptyInputSetError` if the intersection is empty.
     """
     c = as_tensor(center, "the center")
     r = torch.as_tensor(radius, dtype=torch.float64, device=c.device)
