@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 import bourn
+from bourn.attacks.projected_gradient import ProjectedGradient
 from bourn.cli.main import run
 from bourn.crossing import Crossing
 from bourn.deadline import Deadline
@@ -131,11 +133,11 @@ def test_what_never_falls_ends_at_the_cap_and_what_falls_at_once_at_zero() -> No
 
 @pytest.mark.parametrize("name", ["ibp", "crown", "fast-lin", "lp-all", "lp-last"])
 def test_certified_radii_agree_with_bisection(name: str) -> None:
-    """On 8 networks both ends are what they are said to be, and the radius is bisection's."""
-    agree = 0
-    for seed in range(8):
-        graph = network(seed, (4, 6, 6, 3))
-        x = points(1, seed)
+    """Both ends are what they are said to be, and the radius is bisection's."""
+    agree, count = 0, 2 if name.startswith("lp") else 5
+    for seed in range(count):
+        graph = network(seed, (3, 4, 4, 3))
+        x = points(1, seed, 3)
         labels = predicted(graph, x)
         found = search(graph, x, labels, name, clip=None)
         assert bool(found.finished.all())
@@ -144,15 +146,16 @@ def test_certified_radii_agree_with_bisection(name: str) -> None:
         assert bool((found.failed <= found.radius * (1 + PRECISION)).all())
         agree += int(((found.radius - bisected(graph, x, labels, name)).abs() <= PRECISION * found.failed + 1e-4).sum())
     # Bounds that are not monotone may cross 0 more than once.
-    assert agree >= (8 if found.monotone else 7)
+    assert agree >= count - (not found.monotone)
 
 
 def test_no_method_certifies_further_than_the_barrier_nor_the_barrier_than_the_attack() -> None:
-    for seed in range(6):
+    quick = ProjectedGradient(steps=20, restarts=2)
+    for seed in range(3):
         graph = network(seed, (4, 6, 6, 3))
-        names = ["ibp", "fast-lin", "crown", "planet", "lp-last", "lp-all"]
+        names = ["ibp", "fast-lin", "crown", "lp-last", "lp-all"]
         chosen = [*map(method, names), hasty(method("alpha-crown-all"))]
-        found = bourn.radius(graph, points(2, seed), methods=chosen, clip=None)
+        found = bourn.radius(graph, points(1, seed), methods=chosen, clip=None, attack=quick)
         barrier = next(c for c in found.certified if c.method.name == "lp-all")
         for c in found.certified:
             assert bool((c.radius <= barrier.radius * (1 + PRECISION)).all()), (seed, c.method.name)
@@ -162,11 +165,11 @@ def test_no_method_certifies_further_than_the_barrier_nor_the_barrier_than_the_a
 
 
 def test_images_side_by_side_are_as_one_by_one() -> None:
-    graph, x = network(3), points(5)
+    graph, x = network(3), points(3)
     labels = predicted(graph, x)
     for name in ("ibp", "crown"):
         together = search(graph, x, labels, name)
-        for b in range(5):
+        for b in range(3):
             alone = search(graph, x[b : b + 1], labels[b : b + 1], name)
             torch.testing.assert_close(alone.radius[0], together.radius[b], rtol=1e-9, atol=0.0)
             assert alone.evaluations[0] == together.evaluations[b]
@@ -176,7 +179,7 @@ def test_images_side_by_side_are_as_one_by_one() -> None:
 def test_other_norms_hold_what_they_say(norm: int) -> None:
     graph, x = network(4), points(2)
     labels = predicted(graph, x)
-    found = bourn.radius(graph, x, methods=["crown"], norm=norm, clip=(0, 1))
+    found = bourn.radius(graph, x, methods=["crown"], norm=norm, attack=ProjectedGradient(steps=20, restarts=2))
     (crown,) = found.certified
     for b in range(2):
         wanted = label_margins(labels[b : b + 1], 3)
@@ -268,7 +271,7 @@ def test_bounds_of_a_larger_ball_are_handed_to_a_smaller_one(monkeypatch: pytest
         ({"methods": ["nonsense"]}, "nonsense"),
     ],
 )
-def test_what_does_not_fit_is_refused(arguments: dict[str, object], said: str) -> None:
+def test_what_does_not_fit_is_refused(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(bourn.BournError, match=said):
         bourn.radius(network(3), **{"images": torch.zeros(1, 4), **arguments})
 
@@ -280,7 +283,7 @@ def test_what_does_not_fit_is_refused(arguments: dict[str, object], said: str) -
 def test_the_nearest_counterexample_is_one_at_its_distance(norm: float) -> None:
     """Exactly: the distance of the replayed point is at most the radius, and just so."""
     images = np.load(IMAGES)["image"].reshape(10, 64)[2:4]
-    found = bourn.radius(NET, images, methods=[], norm=norm, precision=0.01)
+    found = bourn.radius(NET, images, methods=[], norm=norm, precision=0.01, attack=ProjectedGradient(steps=20, restarts=2))
     for x, n in zip(images.astype(np.float64), found.attacked, strict=True):
         assert n.counterexample is not None
         assert n.counterexample.replayed_in == "onnxruntime"

@@ -47,9 +47,9 @@ class Certified:
     """What the search by one method found for B images, (B,) each.
 
     ``radius``: the greatest found at which every margin's bound is above 0 (0 where none was found); it holds in real
-    arithmetic for the weights as stored.  ``failed``: the least radius above it at which one was not (infinite where the cap, or
-    the end of the time, came first, and where the image itself is not of the class).  ``margin`` and ``failed_margin``: the least bound at the two.  ``finished``: False
-    where time ran out before the two were near each other.
+    arithmetic for the weights as stored.  ``failed``: the least radius above it at which one was not (infinite where the cap or
+    the end of the time came first, and where the image itself is not of the class).  ``margin`` and ``failed_margin``: the least
+    bound at the two.  ``finished``: False where time ran out before the two were near each other.
     """
 
     method: Method
@@ -113,7 +113,12 @@ def radius(
     deadline = timeout if isinstance(timeout, Deadline) else Deadline(timeout)
     loaded = load(model, example=example)
     chosen = [by_name(m) if isinstance(m, str) else m for m in methods]
-    flat = as_tensor(images, "the images").flatten(1)
+    flat = as_tensor(images, "the images")
+    if flat.dim() < 2 or flat[0:1].numel() != min(1, len(flat)) * math.prod(loaded.graph.input_shape):
+        raise UsageError(
+            f"images of shape {tuple(flat.shape)} do not fit the network's {math.prod(loaded.graph.input_shape)} inputs"
+        )
+    flat = flat.flatten(1)
     if labels is None:
         labels = [int(loaded.run(x.numpy()).argmax()) for x in flat.cpu()]
     wanted = torch.as_tensor(labels, dtype=torch.int64).expand(len(flat))
