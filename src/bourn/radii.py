@@ -113,11 +113,9 @@ def radius(
     deadline = timeout if isinstance(timeout, Deadline) else Deadline(timeout)
     loaded = load(model, example=example)
     chosen = [by_name(m) if isinstance(m, str) else m for m in methods]
-    flat = as_tensor(images, "the images")
-    if flat.dim() < 2 or flat[0:1].numel() != min(1, len(flat)) * math.prod(loaded.graph.input_shape):
-        raise UsageError(
-            f"images of shape {tuple(flat.shape)} do not fit the network's {math.prod(loaded.graph.input_shape)} inputs"
-        )
+    flat, size = as_tensor(images, "the images"), math.prod(loaded.graph.input_shape)
+    if flat.dim() < 2 or flat.numel() != len(flat) * size:
+        raise UsageError(f"images of shape {tuple(flat.shape)} do not fit the network's {size} inputs")
     flat = flat.flatten(1)
     if labels is None:
         labels = [int(loaded.run(x.numpy()).argmax()) for x in flat.cpu()]
