@@ -128,6 +128,19 @@ def test_what_never_falls_ends_at_the_cap_and_what_falls_at_once_at_zero() -> No
         Crossing(torch.ones(1), torch.ones(1), torch.ones(1), 0.0)
 
 
+def test_each_center_may_have_a_radius_of_its_own() -> None:
+    x, radii = points(3), torch.tensor([0.0, 0.1, 0.3], dtype=torch.float64)
+    together = linf_ball(x, radii, clip=(0, 1))
+    for b in range(3):
+        alone = linf_ball(x[b : b + 1], float(radii[b]), clip=(0, 1))
+        assert torch.equal(together.lower[b], alone.lower[0])
+        assert torch.equal(together.upper[b], alone.upper[0])
+    with pytest.raises(UsageError, match="one number each"):
+        linf_ball(x, radii[:2])
+    with pytest.raises(UsageError, match="radius"):
+        linf_ball(x, torch.tensor([0.0, math.nan, 1.0]))
+
+
 # --- certified radii ------------------------------------------------------------------------------------
 
 
