@@ -10,11 +10,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bourn.attacks.projected_gradient import ProjectedGradient
+from bourn.attacks.replaying import replayed
 from bourn.certificates.describe import describe
 from bourn.certificates.evidence import (
     Counterexample,
@@ -26,7 +26,6 @@ from bourn.certificates.evidence import (
     Unknown,
     Verdict,
     Verified,
-    is_counterexample,
     refutes,
 )
 from bourn.deadline import Deadline, OutOfTime
@@ -34,7 +33,6 @@ from bourn.device import device as by_device
 from bourn.errors import UsageError
 from bourn.formats.model import Model, load
 from bourn.interval import Interval
-from bourn.problem.input_set import InputSet
 from bourn.problem.problem import Problem, Question, problems
 from bourn.problem.specification import Conjunction, Row
 from bourn.program.losses import losses
@@ -262,25 +260,8 @@ class _Run:
 
     def _accept(self, case: _Case, x: Tensor) -> bool:
         """Replay a candidate; keep it if it is a counterexample as written."""
-        asked = self.question.cases[case.number]
-        point = self._inside(asked.box, x.detach().cpu().reshape(1, -1))
-        if not np.isfinite(point).all():
-            return False
-        y = self.model.run(point)
-        if not is_counterexample(asked, point, y):
-            return False
-        self.found = Counterexample(asked, point, y, self.model.replayed_in)
-        return True
-
-    def _inside(self, box: InputSet, x: Tensor) -> np.ndarray:
-        """A point near x that the model's input type holds: in the set if one is found, towards its middle if need be."""
-        lower, upper = box.inner if box.inner is not None else (box.lower, box.upper)
-        for share in (0.0, 2.0**-21, 2.0**-16, 2.0**-8):
-            near = x if share == 0 else x + share * (box.middle - x)
-            point = self.model.representable(near.reshape(-1).numpy(), lower.reshape(-1).numpy(), upper.reshape(-1).numpy())
-            if bool(box.contains(torch.from_numpy(np.ascontiguousarray(point, dtype=np.float64))[None])):
-                break
-        return point
+        self.found = replayed(self.model, self.question.cases[case.number], x)
+        return self.found is not None
 
     def _bound(self, case: _Case, step: Bounding) -> None:
         """Bound the rows of open conjunctions by one method and refute what that refutes."""
