@@ -22,6 +22,7 @@ from bourn.certificates.evidence import (
     Loss,
     OpenConjunction,
     Refutation,
+    Unbounded,
     Unknown,
     Verdict,
     Verified,
@@ -39,7 +40,10 @@ from bourn.rounding import float_below
 from bourn.solvers.back_substitution import Substituted
 from bourn.solvers.base import Prepared
 from bourn.solvers.combination import joint_bound, rows_on_input
+from bourn.solvers.interval_propagation import IntervalPropagation
 from bourn.solvers.methods import Method, method, patient
+from bourn.solvers.single_entries import entry_bound
+from bourn.solvers.unbounded import unbounded
 
 
 class Stand(Enum):
@@ -276,11 +280,23 @@ class _Run:
                 if row not in case.row_bounds or bound > case.row_bounds[row][0]:
                     case.row_bounds[row] = (bound, step.name)
                     case.bounded_by[row] = prepared
+            self._bound_entries(case, rows, step.name)
         for k in case.open:
             refutation = self._by_one_row(case, problem.conjunctions[k]) or self._by_rows_together(case, prepared, k, step.name)
             if refutation is not None:
                 case.refuted[k] = refutation
         self._done(step.name, began)
+
+    def _bound_entries(self, case: _Case, rows: list[Row], name: str) -> None:
+        """Rows that read a single entry have its interval's end for a bound, where that is better."""
+        single = [row for row in rows if len(row.outputs) == 1 and not row.inputs]
+        if not single or case.inner is None:
+            return
+        known = IntervalPropagation().prepare(case.problem.network, case.problem.box, begin=case.inner, deadline=self.deadline)
+        for row in single:
+            bound = entry_bound(row, known)
+            if bound > case.row_bounds[row][0]:
+                case.row_bounds[row] = (bound, name)
 
     @staticmethod
     def _by_one_row(case: _Case, conjunction: Conjunction) -> Refutation | None:
@@ -309,13 +325,23 @@ class _Run:
                 lost = () if timed_out else self._losses(case, k)
                 open_.append(OpenConjunction(case.number, conjunction, bound, name, attained, lost))
         total = sum(len(c.problem.conjunctions) for c in self.cases)
+        places: tuple[Unbounded, ...] = ()
         if timed_out:
             reason = f"out of time after {self.deadline.seconds:g} s, {len(open_)} of {total} conjunctions open"
         elif any(math.isinf(o.bound) and not _bounded(self.cases[o.case].problem) for o in open_):
             reason = f"the input set is unbounded, and {len(open_)} of {total} conjunctions have no finite bound"
+        elif places := self._unbounded(open_):
+            reason = f"{len(open_)} of {total} conjunctions open: {places[0]}"
         else:
             reason = f"{len(open_)} of {total} conjunctions neither refuted by any bound nor met by any attack"
-        return Unknown(reason, timed_out, tuple(open_))
+        return Unknown(reason, timed_out, tuple(open_), places)
+
+    def _unbounded(self, open_: list[OpenConjunction]) -> tuple[Unbounded, ...]:
+        """The nodes at which bounds became infinite, of the first case whose open conjunctions have none for it."""
+        for case in (self.cases[number] for number in sorted({o.case for o in open_ if math.isinf(o.bound)})):
+            if case.inner is not None and (places := unbounded(case.problem.network, case.problem.box, case.inner)):
+                return places
+        return ()
 
     def _losses(self, case: _Case, k: int) -> tuple[Loss, ...]:
         """Where the bound of the conjunction's best row is lost, at the attack's best point."""

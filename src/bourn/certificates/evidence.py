@@ -130,12 +130,33 @@ class OpenConjunction:
 
 
 @dataclass(frozen=True)
+class Unbounded:
+    """A node without a finite bound although all that it reads has one: its function is not defined there, or overflows.
+
+    ``operator``: as the model file has it.  ``intervals``: one for every input, of the node's ``entry`` (flat), the first of
+    ``entries`` to which it happened; an affine node's are the least and the greatest of all entries that it reads.
+    """
+
+    node: str
+    operator: str
+    intervals: tuple[tuple[float, float], ...]
+    entry: int
+    entries: int = 1
+
+    def __str__(self) -> str:
+        on = " and ".join(f"[{low:.6g}, {high:.6g}]" for low, high in self.intervals)
+        more = f" and {self.entries - 1} more" if self.entries > 1 else ""
+        return f"{self.operator} node {self.node!r} has no finite bound on {on} (entry {self.entry}{more})"
+
+
+@dataclass(frozen=True)
 class Unknown:
-    """Neither: the reason, and what is open."""
+    """Neither: the reason, what is open, and the nodes at which bounds became infinite."""
 
     reason: str
     timed_out: bool = False
     open: tuple[OpenConjunction, ...] = ()
+    unbounded: tuple[Unbounded, ...] = ()
     semantics: str = SEMANTICS_REAL
 
 
