@@ -237,6 +237,11 @@ class Smooth(ElementWise):
 
     # The facts.
 
+    def anchors(self, z: Interval) -> list[Tensor]:
+        kept = self._kept(z)
+        ends = [end.clamp(kept.lower, kept.upper) for below in (True, False) for part in self.stretches(kept, below) for end in part]
+        return list(torch.stack([kept.lower, *ends, kept.upper]).sort(0).values)
+
     def stable(self, *z: Interval) -> Tensor:
         ends = [-math.inf, *self.breaks, math.inf]
         found = torch.zeros_like(z[0].lower, dtype=torch.bool)
