@@ -19,10 +19,11 @@ so is C(l, u).  Where z lies outside [l, u] the function's value is always there
 layer after the other: no point has to be strictly feasible.
 
 How good a ceiling is depends on the points; whether it holds does not.  They come from the *inner program*, whose intervals are
-those attained so far: its LPs are solved for every neuron that outer bounds leave open, both ways, their primal points are moved into
-the hulls (:mod:`bourn.solvers.enclosures`, with all roundings accounted for), and the values there are the next layer's intervals.
-A function of slope at most 1 passes on what it is given, so that HiGHS's tolerance is all that is lost.  HiGHS is not
-trusted: whatever it returns, only points evaluated anew count.
+those attained so far.  For every neuron that outer bounds leave open, both ways, and for every objective it is asked where that is
+least: by back-substitution, which is cheap and often enough, or by an LP.  The points found are moved into the hulls
+(:mod:`bourn.solvers.enclosures`, with all roundings accounted for), and the values there are the next layer's intervals.  A ReLU passes
+on no more of an error than it is given, so that with LPs HiGHS's tolerance is all that is lost.  HiGHS is not trusted: whatever it
+returns, only points evaluated anew count.
 
 Of a conjunction, which weights of its rows may refute, the ceiling is the greatest of its rows at one point: no weighted sum
 of them, weights of sum 1, is more there.
@@ -33,6 +34,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +61,9 @@ from bourn.solvers.tightening import unstable, widest
 _TOLERANCE = 1e-9
 """How far HiGHS's points may leave the program: what the ceiling is above the optimum is of this size."""
 
+_FAR = 1e300
+"""A wish for the end of a hull, whichever that is."""
+
 Wishes = tuple[Tensor, Mapping[int, Tensor]]
 """Inputs (M, *input_shape), and values (M, *shape) wanted behind nonlinear nodes."""
 
@@ -68,7 +73,7 @@ class Bracket:
     """What is certain of LP-ALL's exact values, for B problems: ``lower`` <= exact <= ``ceiling``.
 
     ``lower`` and ``ceiling`` are (B, M), one for every objective; ``together`` (B, G) is the ceiling of the best weighted sum of
-    each group of objectives.  A ceiling is infinite where no point was found, or out of time.  ``seconds``: of all.
+    each group of objectives.  A ceiling is infinite where no point was found before the time was over.  ``seconds``: of all.
     """
 
     lower: Tensor
@@ -89,14 +94,16 @@ def bracket(
     *,
     outer: Prepared | None = None,
     groups: Sequence[Sequence[int]] = (),
+    enough: float = -math.inf,
     deadline: Deadline = NEVER,
 ) -> Bracket:
     """Bounds of LP-ALL's exact value from both sides, of M objectives on B input sets.
 
     An objective whose ceiling is at most 0 can be proved to be above 0 by no layer-wise method; one whose lower bound is above 0
-    is proved; between them it is undecided.  ``outer``: the method's prepared state that lower bounds come from (by
-    default LP-ALL); it may be any sound one, for ceilings hold whatever it says, and are tight where it proves what LP-ALL
-    proves.  ``groups``: numbers of the objectives that are the rows of a conjunction.  Sound; exact up to HiGHS's tolerance.
+    is proved; between them it is undecided.  ``outer``: the prepared method that lower bounds come from, by default LP-ALL;
+    ceilings hold whatever it says, and take longer where it leaves more neurons open.  ``groups``: numbers of the objectives
+    that are the rows of one conjunction.  ``enough``: see :func:`ceilings`.  Sound, and exact up to HiGHS's tolerance.
+
     Raises :class:`bourn.deadline.OutOfTime` where the time is over before lower bounds are there.
     """
     began = time.monotonic()
@@ -105,36 +112,69 @@ def bracket(
 
         outer = Simplex().prepare(graph, box, deadline=deadline)
     lower = outer.minimise(objectives).bound
-    ceilings = lower.new_full((box.batch, len(objectives)), math.inf)
-    together = lower.new_full((box.batch, len(groups)), math.inf)
+    found = []
     for b in range(box.batch):
         one = slice(b, b + 1)
+        known = {z: Interval(i.lower[one], i.upper[one]) for z, i in outer.bounds.items()}
+        found.append(ceilings(graph, box[one], known, objectives.take(one), groups, enough=enough, deadline=deadline))
+    single, together = (torch.stack(own) for own in zip(*found, strict=True))
+    return Bracket(lower, single, together, time.monotonic() - began)
+
+
+def ceilings(
+    graph: Graph,
+    box: InputSet,
+    outer: Mapping[int, Interval],
+    objectives: Objectives,
+    groups: Sequence[Sequence[int]] = (),
+    *,
+    enough: float = -math.inf,
+    deadline: Deadline = NEVER,
+) -> tuple[Tensor, Tensor]:
+    """Ceilings of one problem's objectives, (M,), and of the best weighted sum of each group of them, (G,).
+
+    ``outer``: sound bounds of every pre-activation, (1, *shape), by any method.  Points in closed form come first, LPs then: one
+    ceiling (of a group, where there are any) that is at most ``enough`` ends it.  Out of time it returns what it has, infinity at
+    worst.
+    """
+    single = box.lower.new_full((len(objectives),), math.inf)
+    together = box.lower.new_full((len(groups),), math.inf)
+    for exact in (False, True):
         try:
-            known = {z: Interval(i.lower[one], i.upper[one]) for z, i in outer.bounds.items()}
-            inner = InnerProgram(graph, box[one], known, deadline)
-            ceilings[b], together[b] = inner.ceilings(objectives.take(one), groups)
+            own = InnerProgram(graph, box, outer, exact=exact, deadline=deadline).ceilings(objectives, groups)
         except OutOfTime:
             break
-    return Bracket(lower, ceilings, together, time.monotonic() - began)
+        single, together = torch.minimum(single, own[0]), torch.minimum(together, own[1])
+        if bool(((together if groups else single) <= enough).any()):
+            break
+    return single, together
 
 
 class InnerProgram:
     """The relaxed program of one problem on intervals that points of the exact one attain.
 
-    ``outer``: sound bounds of every pre-activation, (1, *shape); what they leave open is asked of LPs.  ``chunk_bytes`` bounds the
-    memory of one set of points.  Raises :class:`bourn.deadline.OutOfTime`.
+    ``outer``: sound bounds of every pre-activation, (1, *shape); what they leave open is looked into: by LPs where it is to be
+    ``exact``, else at the points where linear bounds have their least values, at a fraction of the time.  ``chunk_bytes`` bounds
+    the memory of one set of points.  Raises :class:`bourn.deadline.OutOfTime`.
     """
 
     def __init__(
-        self, graph: Graph, box: InputSet, outer: Mapping[int, Interval], deadline: Deadline = NEVER, chunk_bytes: int = 1 << 23
+        self,
+        graph: Graph,
+        box: InputSet,
+        outer: Mapping[int, Interval],
+        *,
+        exact: bool = True,
+        deadline: Deadline = NEVER,
+        chunk_bytes: int = 1 << 23,
     ) -> None:
         self.graph, self.box, self.deadline, self.chunk_bytes = graph, box, deadline, chunk_bytes
         self.attained: dict[int, Attained] = {}
         self._program: RelaxedProgram = start(graph, box, LineRule.AREA)
-        try:
-            self._lp: SparseProgram | None = SparseProgram(self._program)
-        except ValueError:  # not bounded
-            self._lp = None
+        self._lp: SparseProgram | None = None
+        if exact:
+            with suppress(ValueError):  # not bounded
+                self._lp = SparseProgram(self._program)
         for z in graph.pre_activations:
             self._attain(z, outer[z])
 
@@ -158,18 +198,18 @@ class InnerProgram:
         if self._lp is not None:
             try:
                 self._lp.grow(self._program, self.chunk_bytes)
-            except ValueError:
+            except ValueError:  # not bounded
                 self._lp = None
 
     def _extreme_points(self, z: int, numbers: Tensor, target: int) -> Iterator[Enclosures]:
         """Points at which entries ``numbers`` of a node are least and greatest in the inner program, one at the middle first."""
         yield self._enclosed((self.box.middle, {}), target)
-        if self._helps(z):
-            assert self._lp is not None
-            rows = self._lp.rows({z: None}, numbers, self.chunk_bytes).matrix
-            for columns in self._solved(sparse.vstack([rows, -rows], format="csr"), z):
-                yield self._enclosed(self._lp.point(columns), target)
-            return
+        if self._lp is not None and self._helps(z):
+            with suppress(ValueError):  # a node that matters is not bounded
+                rows = self._lp.rows({z: None}, numbers, self.chunk_bytes).matrix
+                for columns in self._solved(sparse.vstack([rows, -rows], format="csr"), z):
+                    yield self._enclosed(self._lp.point(columns), target)
+                return
         at_once = max(1, self.chunk_bytes // (8 * widest(self.graph, z)))
         for piece in torch.split(numbers, at_once) if len(numbers) else ():
             rows = identity_rows(self.graph, z, piece)
@@ -177,18 +217,21 @@ class InnerProgram:
                 yield self._enclosed(self._nearest({z: sign * rows}), target)
 
     def _helps(self, node: int) -> bool:
-        """Whether there is an LP, and anything for it to choose before ``node``."""
+        """Whether there is anything for an LP to choose before ``node``: without it the closed form is as good."""
         before = set(self.graph.ancestors(node))
-        open_ = (v in before and bool(self._program.free(v).any()) for v in self.graph.nonlinear if v in self._program.lines)
-        return self._lp is not None and any(open_)
+        return any(v in before and bool(self._program.free(v).any()) for v in self.graph.nonlinear if v in self._program.lines)
 
     def _nearest(self, rows: Mapping[int, Tensor]) -> Wishes:
-        """Where rows, affine in the input, are least; or nearly so, where they are not."""
+        """Where linear functions below the rows are least: an input, and behind every nonlinear node an end of its hull.
+
+        Exact for rows that are affine in the input.
+        """
         count = next(iter(rows.values())).shape[1]
         constant = self.box.lower.new_zeros(1, count)
-        kept = back_substitute(self._program, rows, constant, keep=(0,)).kept
-        x = self.box.minimiser(kept[0])[0] if 0 in kept else self.box.middle.expand(count, *self.box.shape)
-        return x, {}
+        kept = dict(back_substitute(self._program, rows, constant, keep={0, *self.graph.nonlinear}).kept)
+        on_input = kept.pop(0, None)
+        x = self.box.middle.expand(count, *self.box.shape) if on_input is None else self.box.minimiser(on_input)[0]
+        return x, {v: -_FAR * row[0].sign() for v, row in kept.items()}
 
     def _enclosed(self, wishes: Wishes, target: int) -> Enclosures:
         self.deadline.check()
