@@ -73,7 +73,8 @@ def ladder(
 
     A question's value is the least over its boxes and conjunctions, a conjunction's the greatest bound of a row or of a
     weighted sum of its rows.  ``timeout``: seconds for each method.  ``bracket``: look for the barrier's ceiling too.
-    ``model``: see :func:`bourn.load`; ``log`` is called with every rung as it ends.  Raises :class:`bourn.errors.BournError` where an argument does not fit.
+    ``model``: see :func:`bourn.load`; ``log`` is called with every rung as it ends.  Raises
+    :class:`bourn.errors.BournError` where an argument does not fit.
     """
     place = by_device(device)
     loaded = load(model, example=example)

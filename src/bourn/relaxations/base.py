@@ -258,10 +258,11 @@ class ElementWise(Nonlinearity):
             if not bool(across.any()):
                 continue
             shares = [(end - a) / (b - a) for end in (point.lower, point.upper)]
-            above, below = ([f * (1 - t) + g * t for t in shares] for f, g in ((first.upper, last.upper), (first.lower, last.lower)))
+            above = torch.maximum(*(first.upper * (1 - t) + last.upper * t for t in shares))
+            below = torch.minimum(*(first.lower * (1 - t) + last.lower * t for t in shares))
             error = 16 * UNIT * (first.magnitude + last.magnitude) + TINY
-            least = torch.where(across, torch.minimum(least, torch.maximum(*above) + error), least)
-            most = torch.where(across, torch.maximum(most, torch.minimum(*below) - error), most)
+            least = torch.where(across, torch.minimum(least, above + error), least)
+            most = torch.where(across, torch.maximum(most, below - error), most)
         return least, most
 
     def lines(self, rule: LineRule, *z: Interval) -> Lines:

@@ -10,20 +10,20 @@ nonlinear node with pre-activation z take either the function's value at z, or a
 lie between values that this very entry has at points made in this way before.  The point lies in F.
 
 *Proof*, by induction over the nodes.  What was taken before z is a point of what comes before z in F, hence L <= z <= U, by the
-definition of L and U.  So (z, f(z)) lies in C(L, U), which contains f's graph on [L, U].  The other points' values of the entry lie
-in [L, U] for the same reason, hence [l, u] is within [L, U].  A hull is that of a graph, and the graph on [l, u] is part of the graph
-on [L, U]: C(l, u) is within C(L, U).  For functions of several inputs read boxes for intervals.  QED.
+definition of L and U.  So (z, f(z)) lies in C(L, U), which contains f's graph on [L, U].  The other points' values of the entry
+lie in [L, U] for the same reason, hence [l, u] is within [L, U].  A hull is that of a graph, and the graph on [l, u] is part of
+the graph on [L, U]: C(l, u) is within C(L, U).  For functions of several inputs read boxes for intervals.  QED.
 
-Nothing here rests on outer bounds, nor on which neurons are stable: where the function is affine on [L, U], C(L, U) is its graph, and
-so is C(l, u).  Where z lies outside [l, u] the function's value is always there to take, so that every wish can be repaired, one
-layer after the other: no point has to be strictly feasible.
+Nothing here rests on outer bounds, nor on which neurons are stable: where the function is affine on [L, U], C(L, U) is its graph,
+and so is C(l, u).  Where z lies outside [l, u] the function's value is always there to take, so that every wish can be repaired,
+one layer after the other: no point has to be strictly feasible.
 
 How good a ceiling is depends on the points; whether it holds does not.  They come from the *inner program*, whose intervals are
-those attained so far.  For every neuron that outer bounds leave open, both ways, and for every objective it is asked where that is
-least: by back-substitution, which is cheap and often enough, or by an LP.  The points found are moved into the hulls
-(:mod:`bourn.solvers.enclosures`, with all roundings accounted for), and the values there are the next layer's intervals.  A ReLU passes
-on no more of an error than it is given, so that with LPs HiGHS's tolerance is all that is lost.  HiGHS is not trusted: whatever it
-returns, only points evaluated anew count.
+those attained so far.  For every neuron that outer bounds leave open, both ways, and for every objective it is asked where that
+is least: by back-substitution, which is cheap and often enough, or by an LP.  The points found are moved into the hulls
+(:mod:`bourn.solvers.enclosures`, with all roundings accounted for), and the values there are the next layer's intervals.  A ReLU
+passes on no more of an error than it is given, so that with LPs HiGHS's tolerance is all that is lost.  HiGHS is not trusted:
+whatever it returns, only points evaluated anew count.
 
 Of a conjunction, which weights of its rows may refute, the ceiling is the greatest of its rows at one point: no weighted sum
 of them, weights of sum 1, is more there.

@@ -106,7 +106,7 @@ def _behind(operation: Nonlinearity, z: list[Interval], attained: list[Attained]
 
 def _inputs(box: InputSet, x: Tensor) -> tuple[Interval, Tensor]:
     """Inputs near ``x``, and which of them certainly lie in the set as written."""
-    point = box.project(x)
+    point = box.project(x.nan_to_num())
     if isinstance(box, Box):
         if box.inner is None:
             return Interval(point, point), torch.isfinite(point).flatten(1).all(1)
