@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bourn.problem.questions import region, robustness
     from bourn.problem.specification import Row, Specification, class_margins
     from bourn.radii import Certified, Radii, radius
+    from bourn.solvers.bracket import Bracket, bracket
     from bourn.solvers.methods import METHODS, Method, method
     from bourn.verification import Plan, Result, verify
     from bourn.views import Duality, duality
@@ -46,6 +47,7 @@ _HOMES = {
     "bourn.problem.questions": ("region", "robustness"),
     "bourn.problem.specification": ("Row", "Specification", "class_margins"),
     "bourn.radii": ("Certified", "Radii", "radius"),
+    "bourn.solvers.bracket": ("Bracket", "bracket"),
     "bourn.solvers.methods": ("METHODS", "Method", "method"),
     "bourn.verification": ("Plan", "Result", "verify"),
     "bourn.views": ("Duality", "duality"),
@@ -71,6 +73,7 @@ __all__ = [
     "Bounds",
     "BournError",
     "Box",
+    "Bracket",
     "Case",
     "Certified",
     "Duality",
@@ -91,6 +94,7 @@ __all__ = [
     "__version__",
     "bound",
     "box",
+    "bracket",
     "class_margins",
     "duality",
     "ladder",

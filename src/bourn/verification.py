@@ -41,7 +41,7 @@ from bourn.solvers.back_substitution import Substituted
 from bourn.solvers.base import Prepared
 from bourn.solvers.combination import joint_bound, rows_on_input
 from bourn.solvers.interval_propagation import IntervalPropagation
-from bourn.solvers.methods import Method, method, patient
+from bourn.solvers.methods import BARRIER, Method, method, patient
 from bourn.solvers.single_entries import entry_bound
 from bourn.solvers.unbounded import unbounded
 
@@ -174,6 +174,7 @@ class _Case:
     attained: list[float] = field(default_factory=list)
     best_points: Tensor | None = None
     prepared: Prepared | None = None
+    ceilings: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Rows without variables are known from the start, exactly."""
@@ -226,7 +227,23 @@ class _Run:
                 return True
             if not case.open:
                 return False
+        if any(isinstance(step, Bounding) and step.method.name == BARRIER for step in self.plan.steps):
+            self._look_beyond(case)
         return False
+
+    def _look_beyond(self, case: _Case) -> None:
+        """Whether any layer-wise method could have refuted what is open: one conjunction that none can is enough."""
+        from bourn.solvers.bracket import ceilings  # late, as everything that loads HiGHS
+
+        began, problem, open_ = time.monotonic(), case.problem, case.open
+        rows = list(dict.fromkeys(row for k in open_ for row in problem.conjunctions[k].rows))
+        groups = [[rows.index(row) for row in problem.conjunctions[k].rows] for k in open_]
+        if case.inner is None or not rows:
+            return
+        asked = problem.network, problem.box, case.inner, problem.objectives(rows), groups
+        _, found = ceilings(*asked, enough=0.0, deadline=self.deadline.part(0.8))
+        case.ceilings = dict(zip(open_, found.tolist(), strict=True))
+        self._done("bracket", began)
 
     def _done(self, what: str, began: float) -> None:
         step = Step(what, time.monotonic() - began, sum(len(c.open) for c in self.cases))
@@ -323,7 +340,8 @@ class _Run:
                 bound, name = max(known, default=(-math.inf, "none"))
                 attained = case.attained[k] if case.attained else math.inf
                 lost = () if timed_out else self._losses(case, k)
-                open_.append(OpenConjunction(case.number, conjunction, bound, name, attained, lost))
+                ceiling = case.ceilings.get(k, math.inf)
+                open_.append(OpenConjunction(case.number, conjunction, bound, name, attained, lost, ceiling))
         total = sum(len(c.problem.conjunctions) for c in self.cases)
         places: tuple[Unbounded, ...] = ()
         if timed_out:

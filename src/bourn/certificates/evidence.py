@@ -118,7 +118,8 @@ class OpenConjunction:
 
     ``bound``: the best lower bound of its hardest row, which had to be above 0; ``attained``: the least
     value of the greatest row that the attack found (a counterexample needs at most 0); ``losses``: where the
-    difference of the two arises, greatest first.
+    difference of the two arises, greatest first; ``ceiling``: what no layer-wise method can exceed, infinite where that was not
+    looked into.
     """
 
     case: int
@@ -127,6 +128,12 @@ class OpenConjunction:
     method: str
     attained: float
     losses: tuple[Loss, ...] = ()
+    ceiling: float = math.inf
+
+    @property
+    def beyond(self) -> bool:
+        """Whether it is shown that no layer-wise method can refute it: none has a bound above the ceiling."""
+        return self.ceiling < 0 or (self.ceiling == 0 and not any(row.strict for row in self.conjunction.rows))
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,11 @@ class Unknown:
     open: tuple[OpenConjunction, ...] = ()
     unbounded: tuple[Unbounded, ...] = ()
     semantics: str = SEMANTICS_REAL
+
+    @property
+    def barrier(self) -> float | None:
+        """What the barrier is at most, where that shows that no layer-wise method can prove the property; else None."""
+        return min((o.ceiling for o in self.open if o.beyond), default=None)
 
 
 Verdict = Verified | Falsified | Unknown

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bourn.interval import Interval
 from bourn.relaxations.base import NO_HINTS, ElementWise, Hints, Intervals, LineRule, Lines, Tensors
-from bourn.relaxations.positions import Positions, chord
+from bourn.relaxations.positions import Positions, chord, joined
 from bourn.relaxations.roots import root
 from bourn.relaxations.tangents import Stretch, convex_stretch, tangent_from
 from bourn.rounding import TINY, UNIT, down, up
@@ -97,7 +97,7 @@ class Smooth(ElementWise):
         turned = [c >= 0 if below else c <= 0 for c in self.curvature]
         cuts = [z.lower.new_tensor(b).clamp(z.lower, z.upper) for b in self.breaks]
         parts = list(zip([z.lower, *cuts], [*cuts, z.upper], turned, strict=True))
-        return _joined(parts, [b not in self.kinks for b in self.breaks])
+        return joined(parts, [b not in self.kinks for b in self.breaks])
 
     def slope_within(self, point: Tensor, end: Tensor) -> Tensor:
         """The derivative within the stretch that ends at ``end``."""
@@ -182,7 +182,7 @@ class Smooth(ElementWise):
         """
         sign = 1.0 if below else -1.0
         found = self.pieces(z, below)
-        found = _joined(found, [True] * (len(found) - 1))
+        found = joined(found, [True] * (len(found) - 1))
         shape = tuple(convex for _, _, convex in found)
         if shape == (True,):
             return [(z.lower, z.upper)]
@@ -236,6 +236,11 @@ class Smooth(ElementWise):
         ]
 
     # The facts.
+
+    def anchors(self, z: Interval) -> list[Tensor]:
+        kept = self._kept(z)
+        ends = [end for below in (True, False) for stretch in self.stretches(kept, below) for end in stretch]
+        return list(torch.stack([kept.lower, *(e.clamp(kept.lower, kept.upper) for e in ends), kept.upper]).sort(0).values)
 
     def stable(self, *z: Interval) -> Tensor:
         ends = [-math.inf, *self.breaks, math.inf]
@@ -364,14 +369,3 @@ def _level(operation: Smooth, below: bool) -> float:
 def _lower_position(below: Positions, rule: LineRule) -> Tensors:
     """Where the rule's lower line is best: a convex envelope is steepest at its right end."""
     return {LineRule.LOWER_LEAST: below.least, LineRule.LOWER_GREATEST: below.greatest}.get(rule, below.start)
-
-
-def _joined(parts: list[tuple[Tensor, Tensor, bool]], may: list[bool]) -> list[tuple[Tensor, Tensor, bool]]:
-    """Neighbours of one curvature made one, where they may be."""
-    found = parts[:1]
-    for (start, end, convex), allowed in zip(parts[1:], may, strict=True):
-        if allowed and found[-1][2] == convex:
-            found[-1] = (found[-1][0], end, convex)
-        else:
-            found.append((start, end, convex))
-    return found

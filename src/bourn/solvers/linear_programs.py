@@ -121,7 +121,7 @@ class LinearPrograms:
         """
         mus = {e.node: np.zeros((len(e.rows), costs.shape[0], len(e.numbers))) for e in lp.entries}
         solved = np.zeros(costs.shape[0], dtype=bool)
-        for group in _by_support(costs):
+        for group in by_support(costs):
             if deadline.left <= 0:
                 break
             model = Model(lp, costs[group])
@@ -212,7 +212,7 @@ def _or_none(program: RelaxedProgram) -> SparseProgram | None:
         return None
 
 
-def _by_support(costs: Matrix) -> Iterator[np.ndarray]:
+def by_support(costs: Matrix) -> Iterator[np.ndarray]:
     """Groups of rows with the same nonzero columns: those of a convolution at one position, all of a dense layer."""
     groups: dict[bytes, list[int]] = {}
     for number in range(costs.shape[0]):
