@@ -188,7 +188,36 @@ def resizes() -> Models:
     }
 
 
+def choices() -> Models:
+    """Comparisons, and choices by them."""
+    single = {"c": np.array([0.5, 0, -1, 0.25], dtype=np.float32)}
+    pair: Inputs = {"x": [1, 3, 4], "z": [3, 1]}
+    found: Models = {}
+    for op in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"):
+        found |= {
+            f"{op} a number": model([node(op, "x c", "t"), node("Cast", "t", to=1)], TABLE, single),
+            f"{op} with an input": model([node(op, "c x", "t"), node("Where", "t x z")], pair, single),
+        }
+    both = [node("Less", "x c", "s"), node("Greater", "x d", "t")]
+    two = {**single, "d": np.array(-0.5, dtype=np.float32), "yes": np.array([True, False, True, False])}
+    for op in ("And", "Or"):
+        found[op] = model([*both, node(op, "s t", "u"), node("Not", "u", "v"), node("Where", "v c d")], TABLE, two)
+        found[f"{op} with constants"] = model([*both, node(op, "s yes", "u"), node("Cast", "u", to=1)], TABLE, two)
+    compare = node("Greater", "x zero", "t")
+    zero = {"zero": np.zeros((), dtype=np.float32), "c": single["c"], "half": np.array(-0.5, dtype=np.float32)}
+    return found | {
+        "Cast to truth": model([node("Cast", "x", "t", to=9), node("Cast", "t", to=1)], TABLE),
+        "Where of numbers": model([compare, node("Where", "t c half")], TABLE, zero),
+        "Where x, else 0": model([compare, node("Where", "t x zero")], TABLE, zero),
+        "Where 0, else x": model([compare, node("Where", "t zero x")], TABLE, zero),
+        "Where half of x": model([node("Mul", "x half", "h"), compare, node("Where", "t h zero")], TABLE, zero),
+        "Where x, else a number": model([compare, node("Where", "t x c")], TABLE, zero),
+        "ThresholdedRelu": one("ThresholdedRelu", TABLE, alpha=0.25),
+    }
+
+
 COMPOSED: Models = {
+    **choices(),
     **extremes(),
     **products(),
     **activations(),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bourn.cli.main import run
+from verify_models import mlp_bytes, vnnlib
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 NET = str(EXAMPLES / "digits_mlp.onnx")
@@ -64,3 +66,19 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, capsys: pytest.Ca
     assert "broken.npz" in refused(["--image", str(broken), "--radius", "0.1"], capsys)
     assert "missing.npy" in refused(["--image", str(tmp_path / "missing.npy"), "--radius", "0.1"], capsys)
     assert "--image" in refused(["--radius", "0.1"], capsys)
+
+
+def test_a_property_may_cut_the_box_to_a_polytope(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """y = x_0 + x_1 of the unit box reaches 0.75, but not where a row of the inputs says x_0 + x_1 <= 0.5."""
+    net, prop, cut = tmp_path / "sum.onnx", tmp_path / "box.vnnlib", tmp_path / "cut.vnnlib"
+    net.write_bytes(mlp_bytes(([[1.0, 1.0]], [0.0])))
+    prop.write_text(vnnlib([(0, 1), (0, 1)], 1, "(>= Y_0 0.75)"))
+    cut.write_text(prop.read_text() + "(assert (<= (+ X_0 X_1) 0.5))\n")
+    for file, status, greatest in ((prop, "sat", 2.0), (cut, "unsat", 0.5)):
+        assert run(["verify", str(net), str(file), "-q"]) == 0
+        assert capsys.readouterr().out.startswith(f"{status}\n")
+        assert run(["bound", str(net), str(file)]) == 0
+        assert float(capsys.readouterr().out.split()[-1]) == pytest.approx(greatest)
+    assert run(["duality", str(net), str(cut), "--steps", "5", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["linear_program"] for row in rows if "Y_0" in row["row"]] == [pytest.approx(0.25)]

@@ -16,6 +16,7 @@ import networks
 from bourn.errors import UnsupportedOperatorError
 from bourn.formats.model import Model
 from bourn.formats.onnx import from_bytes, from_model
+from bourn.formats.replay import Replay
 from bourn.formats.vnnlib import parse
 from bourn.problem.input_set import box
 from bourn.relaxations.clip import Clip
@@ -26,9 +27,10 @@ from bourn.relaxations.product import Product
 from bourn.relaxations.relu import ReLU
 from bourn.relaxations.sigmoid import Sigmoid
 from bourn.relaxations.silu import Silu
+from bourn.relaxations.step import Step
 from bourn.solvers.methods import method
 from bourn.verification import verify
-from composed_models import COMPOSED, TABLE, one
+from composed_models import COMPOSED, TABLE, choices, one
 from onnx_models import agrees, model, node, numbers, operations
 from test_onnx_windows import windows
 
@@ -87,6 +89,25 @@ def test_hulls_are_kept_where_they_can_be() -> None:
     assert [type(o) for o in nonlinearities("attention")].count(Product) == 2
     # The windows at the corners, at the edges and inside have a maximum each.
     assert nonlinearities("MaxPool padded") == [Maximum()] * 3
+
+
+def test_comparisons_at_equality() -> None:
+    """Greater is strict, GreaterOrEqual is not: at the threshold itself and at both zeros the values are onnxruntime's."""
+    x = np.array([[1, -1, 0, 0.5, -0.5, 0.25, -0.0, np.nextafter(np.float32(0.5), 1), 1e-45, -1, 0.25, 2]], dtype=np.float32)
+    for name, built in choices().items():
+        replay, graph = Replay(built), from_model(built)
+        given = np.concatenate([np.roll(x, k, axis=1) for k in range(12)])
+        given = np.concatenate([given, given], axis=1)[:, : replay.inputs].astype(np.float64)
+        own = graph.evaluate(torch.from_numpy(given).reshape(len(given), *graph.input_shape)).reshape(len(given), -1)
+        np.testing.assert_allclose(own.numpy(), replay.run(given), rtol=1e-6, atol=1e-12, err_msg=name)
+
+
+def test_what_a_step_gates_is_a_relu() -> None:
+    assert nonlinearities("Where x, else 0") == [ReLU()]
+    assert nonlinearities("Where 0, else x") == [ReLU()]
+    assert nonlinearities("Where half of x") == [ReLU()]
+    assert nonlinearities("Where of numbers") == [Step(0.0, 0.0, 1.0)]
+    assert nonlinearities("GreaterOrEqual a number") == [Step(0.0, 1.0, 1.0)]
 
 
 def test_what_is_no_gelu_or_silu_stays() -> None:
@@ -162,7 +183,20 @@ def test_resizing(kind: str) -> None:
     ("built", "why"),
     [
         (one("Mish", TABLE), "hull is not known"),
-        (one("ThresholdedRelu", TABLE), "jumps"),
+        (model([node("Cast", "x", "t", to=9), node("Xor", "t t", "u"), node("Cast", "u", to=1)], TABLE), "Xor"),
+        (model([node("Cast", "x", "t", to=9), node("Cast", "t", "u", to=7), node("Cast", "u", to=1)], TABLE), "INT64"),
+        (
+            model(
+                [node("Cast", "x", "t", to=9), node("Where", "t i j", "u"), node("Div", "u j", "v"), node("Cast", "v", to=1)],
+                TABLE,
+                {"i": np.array(3), "j": np.array(2)},
+            ),
+            "among integers",
+        ),
+        (
+            model([node("Cast", "x", "t", to=9), node("Where", "t x c")], TABLE, {"c": np.array(-np.inf, dtype=np.float32)}),
+            "infinity",
+        ),
         (one("ArgMax", TABLE), "jumps"),
         (one("Pow", TABLE, {"e": np.array(1.5, dtype=np.float32)}), "exponent is 1.5"),
         (model([node("Pow", "c x")], {"x": [2]}, {"c": np.array([-2, 1], dtype=np.float32)}), "not above 0"),

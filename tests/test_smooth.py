@@ -36,6 +36,16 @@ def test_values_and_derivatives_are_as_exact_as_is_relied_on(operation: Smooth) 
             assert abs(Fraction(s) - wanted) <= Fraction(trusted) / 2 + Fraction(1, 2**1060), p
 
 
+@pytest.mark.parametrize("operation", [e for e in SMOOTH if e.rising], ids=str)
+def test_what_is_said_to_rise_nowhere_falls(operation: Smooth) -> None:
+    scales = (0.01, 1.0, 100.0)
+    z = torch.cat([scale * torch.randn(2000, dtype=torch.float64, generator=networks.random(5)) for scale in scales]).sort().values
+    z = z[operation.inside(Interval(z, z))]
+    values = operation.evaluate(z)
+    assert bool((operation.derivative(z) >= 0).all())
+    assert bool((values.diff() >= -2 * operation.error(values[1:])).all())
+
+
 @pytest.mark.parametrize("below", [True, False])
 @pytest.mark.parametrize("operation", SMOOTH, ids=str)
 def test_curvature_is_as_stated(operation: Smooth, below: bool) -> None:

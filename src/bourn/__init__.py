@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from bourn.problem.products import ProductSet, product_set
     from bourn.problem.questions import region, robustness
     from bourn.problem.specification import Row, Specification, class_margins
+    from bourn.radii import Certified, Radii, radius
+    from bourn.solvers.bracket import Bracket, bracket
     from bourn.solvers.methods import METHODS, Method, method
     from bourn.verification import Plan, Result, verify
     from bourn.views import Duality, duality
@@ -44,6 +46,8 @@ _HOMES = {
     "bourn.problem.products": ("ProductSet", "product_set"),
     "bourn.problem.questions": ("region", "robustness"),
     "bourn.problem.specification": ("Row", "Specification", "class_margins"),
+    "bourn.radii": ("Certified", "Radii", "radius"),
+    "bourn.solvers.bracket": ("Bracket", "bracket"),
     "bourn.solvers.methods": ("METHODS", "Method", "method"),
     "bourn.verification": ("Plan", "Result", "verify"),
     "bourn.views": ("Duality", "duality"),
@@ -69,7 +73,9 @@ __all__ = [
     "Bounds",
     "BournError",
     "Box",
+    "Bracket",
     "Case",
+    "Certified",
     "Duality",
     "InputSet",
     "Interval",
@@ -81,12 +87,14 @@ __all__ = [
     "Polytope",
     "ProductSet",
     "Question",
+    "Radii",
     "Result",
     "Row",
     "Specification",
     "__version__",
     "bound",
     "box",
+    "bracket",
     "class_margins",
     "duality",
     "ladder",
@@ -97,6 +105,7 @@ __all__ = [
     "method",
     "polytope",
     "product_set",
+    "radius",
     "read_bounds",
     "region",
     "robustness",

@@ -43,11 +43,13 @@ class Ladder:
 
     ``attained``: the least value of the question's margin that an attack met, an upper bound of what any method can prove
     (a counterexample where it is at most 0); infinite without an attack.  ``conjunctions``: how many had to be refuted.
+    ``ceiling``: what the barrier is at most, for certain; infinite where that was not asked or not found.
     """
 
     rungs: tuple[Rung, ...]
     attained: float
     conjunctions: int
+    ceiling: float = math.inf
 
     @property
     def barrier(self) -> float | None:
@@ -62,6 +64,7 @@ def ladder(
     methods: Iterable[str | Method] = METHODS,
     attack: ProjectedGradient | None = ProjectedGradient(steps=100, restarts=10),  # noqa: B008 - a frozen value
     timeout: float | None = None,
+    bracket: bool = False,
     device: str = "cpu",
     example: Any = None,
     log: Callable[[Rung], None] | None = None,
@@ -69,8 +72,9 @@ def ladder(
     """Ask every one of ``methods`` the same question.
 
     A question's value is the least over its boxes and conjunctions, a conjunction's the greatest bound of a row or of a
-    weighted sum of its rows.  ``timeout``: seconds for each method.  ``model``: see :func:`bourn.load`; ``log`` is called with
-    every rung as it ends.  Raises :class:`bourn.errors.BournError` where an argument does not fit.
+    weighted sum of its rows.  ``timeout``: seconds for each method.  ``bracket``: look for the barrier's ceiling too.
+    ``model``: see :func:`bourn.load`; ``log`` is called with every rung as it ends.  Raises
+    :class:`bourn.errors.BournError` where an argument does not fit.
     """
     place = by_device(device)
     loaded = load(model, example=example)
@@ -83,7 +87,8 @@ def ladder(
             log(rungs[-1])
     rungs.sort(key=lambda r: r.value)
     attained = math.inf if attack is None else min(_attained(p, attack) for p in asked)
-    return Ladder(tuple(rungs), attained, sum(len(p.conjunctions) for p in asked))
+    ceiling = min((_ceiling(p, timeout) for p in asked), default=math.inf) if bracket else math.inf
+    return Ladder(tuple(rungs), attained, sum(len(p.conjunctions) for p in asked), ceiling)
 
 
 def _rung(m: Method, asked: list[Problem], timeout: float | None) -> Rung:
@@ -113,3 +118,18 @@ def _attained(problem: Problem, attack: ProjectedGradient) -> float:
         return math.inf
     _, best, _ = attack.run(problem, lambda _: False, NEVER)
     return float(best.min())
+
+
+def _ceiling(problem: Problem, timeout: float | None) -> float:
+    """What no layer-wise method exceeds on this problem."""
+    from bourn.solvers.bracket import ceilings  # late, as everything that loads HiGHS
+
+    deadline = NEVER if timeout is None else Deadline(timeout)
+    groups = [[problem.rows.index(row) for row in c.rows] for c in problem.conjunctions if c.rows]
+    if not groups:
+        return math.inf
+    try:
+        outer = by_name("crown").prepare(problem.network, problem.box, deadline=deadline).bounds
+    except OutOfTime:
+        return math.inf
+    return float(ceilings(problem.network, problem.box, outer, problem.objectives(), groups, deadline=deadline)[1].min())

@@ -10,11 +10,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bourn.attacks.projected_gradient import ProjectedGradient
+from bourn.attacks.replaying import replayed
 from bourn.certificates.describe import describe
 from bourn.certificates.evidence import (
     Counterexample,
@@ -22,10 +22,10 @@ from bourn.certificates.evidence import (
     Loss,
     OpenConjunction,
     Refutation,
+    Unbounded,
     Unknown,
     Verdict,
     Verified,
-    is_counterexample,
     refutes,
 )
 from bourn.deadline import Deadline, OutOfTime
@@ -33,7 +33,6 @@ from bourn.device import device as by_device
 from bourn.errors import UsageError
 from bourn.formats.model import Model, load
 from bourn.interval import Interval
-from bourn.problem.input_set import InputSet
 from bourn.problem.problem import Problem, Question, problems
 from bourn.problem.specification import Conjunction, Row
 from bourn.program.losses import losses
@@ -41,7 +40,10 @@ from bourn.rounding import float_below
 from bourn.solvers.back_substitution import Substituted
 from bourn.solvers.base import Prepared
 from bourn.solvers.combination import joint_bound, rows_on_input
-from bourn.solvers.methods import Method, method, patient
+from bourn.solvers.interval_propagation import IntervalPropagation
+from bourn.solvers.methods import BARRIER, Method, method, patient
+from bourn.solvers.single_entries import entry_bound
+from bourn.solvers.unbounded import unbounded
 
 
 class Stand(Enum):
@@ -172,6 +174,7 @@ class _Case:
     attained: list[float] = field(default_factory=list)
     best_points: Tensor | None = None
     prepared: Prepared | None = None
+    ceilings: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Rows without variables are known from the start, exactly."""
@@ -224,7 +227,23 @@ class _Run:
                 return True
             if not case.open:
                 return False
+        if any(isinstance(step, Bounding) and step.method.name == BARRIER for step in self.plan.steps):
+            self._look_beyond(case)
         return False
+
+    def _look_beyond(self, case: _Case) -> None:
+        """Whether any layer-wise method could have refuted what is open: one conjunction that none can is enough."""
+        from bourn.solvers.bracket import ceilings  # late, as everything that loads HiGHS
+
+        began, problem, open_ = time.monotonic(), case.problem, case.open
+        rows = list(dict.fromkeys(row for k in open_ for row in problem.conjunctions[k].rows))
+        groups = [[rows.index(row) for row in problem.conjunctions[k].rows] for k in open_]
+        if case.inner is None or not rows:
+            return
+        asked = problem.network, problem.box, case.inner, problem.objectives(rows), groups
+        _, found = ceilings(*asked, enough=0.0, deadline=self.deadline.part(0.8))
+        case.ceilings = dict(zip(open_, found.tolist(), strict=True))
+        self._done("bracket", began)
 
     def _done(self, what: str, began: float) -> None:
         step = Step(what, time.monotonic() - began, sum(len(c.open) for c in self.cases))
@@ -258,25 +277,8 @@ class _Run:
 
     def _accept(self, case: _Case, x: Tensor) -> bool:
         """Replay a candidate; keep it if it is a counterexample as written."""
-        asked = self.question.cases[case.number]
-        point = self._inside(asked.box, x.detach().cpu().reshape(1, -1))
-        if not np.isfinite(point).all():
-            return False
-        y = self.model.run(point)
-        if not is_counterexample(asked, point, y):
-            return False
-        self.found = Counterexample(asked, point, y, self.model.replayed_in)
-        return True
-
-    def _inside(self, box: InputSet, x: Tensor) -> np.ndarray:
-        """A point near x that the model's input type holds: in the set if one is found, towards its middle if need be."""
-        lower, upper = box.inner if box.inner is not None else (box.lower, box.upper)
-        for share in (0.0, 2.0**-21, 2.0**-16, 2.0**-8):
-            near = x if share == 0 else x + share * (box.middle - x)
-            point = self.model.representable(near.reshape(-1).numpy(), lower.reshape(-1).numpy(), upper.reshape(-1).numpy())
-            if bool(box.contains(torch.from_numpy(np.ascontiguousarray(point, dtype=np.float64))[None])):
-                break
-        return point
+        self.found = replayed(self.model, self.question.cases[case.number], x)
+        return self.found is not None
 
     def _bound(self, case: _Case, step: Bounding) -> None:
         """Bound the rows of open conjunctions by one method and refute what that refutes."""
@@ -295,11 +297,23 @@ class _Run:
                 if row not in case.row_bounds or bound > case.row_bounds[row][0]:
                     case.row_bounds[row] = (bound, step.name)
                     case.bounded_by[row] = prepared
+            self._bound_entries(case, rows, step.name)
         for k in case.open:
             refutation = self._by_one_row(case, problem.conjunctions[k]) or self._by_rows_together(case, prepared, k, step.name)
             if refutation is not None:
                 case.refuted[k] = refutation
         self._done(step.name, began)
+
+    def _bound_entries(self, case: _Case, rows: list[Row], name: str) -> None:
+        """Rows that read a single entry have its interval's end for a bound, where that is better."""
+        single = [row for row in rows if len(row.outputs) == 1 and not row.inputs]
+        if not single or case.inner is None:
+            return
+        known = IntervalPropagation().prepare(case.problem.network, case.problem.box, begin=case.inner, deadline=self.deadline)
+        for row in single:
+            bound = entry_bound(row, known)
+            if bound > case.row_bounds[row][0]:
+                case.row_bounds[row] = (bound, name)
 
     @staticmethod
     def _by_one_row(case: _Case, conjunction: Conjunction) -> Refutation | None:
@@ -326,15 +340,26 @@ class _Run:
                 bound, name = max(known, default=(-math.inf, "none"))
                 attained = case.attained[k] if case.attained else math.inf
                 lost = () if timed_out else self._losses(case, k)
-                open_.append(OpenConjunction(case.number, conjunction, bound, name, attained, lost))
+                ceiling = case.ceilings.get(k, math.inf)
+                open_.append(OpenConjunction(case.number, conjunction, bound, name, attained, lost, ceiling))
         total = sum(len(c.problem.conjunctions) for c in self.cases)
+        places: tuple[Unbounded, ...] = ()
         if timed_out:
             reason = f"out of time after {self.deadline.seconds:g} s, {len(open_)} of {total} conjunctions open"
         elif any(math.isinf(o.bound) and not _bounded(self.cases[o.case].problem) for o in open_):
             reason = f"the input set is unbounded, and {len(open_)} of {total} conjunctions have no finite bound"
+        elif places := self._unbounded(open_):
+            reason = f"{len(open_)} of {total} conjunctions open: {places[0]}"
         else:
             reason = f"{len(open_)} of {total} conjunctions neither refuted by any bound nor met by any attack"
-        return Unknown(reason, timed_out, tuple(open_))
+        return Unknown(reason, timed_out, tuple(open_), places)
+
+    def _unbounded(self, open_: list[OpenConjunction]) -> tuple[Unbounded, ...]:
+        """The nodes at which bounds became infinite, of the first case whose open conjunctions have none for it."""
+        for case in (self.cases[number] for number in sorted({o.case for o in open_ if math.isinf(o.bound)})):
+            if case.inner is not None and (places := unbounded(case.problem.network, case.problem.box, case.inner)):
+                return places
+        return ()
 
     def _losses(self, case: _Case, k: int) -> tuple[Loss, ...]:
         """Where the bound of the conjunction's best row is lost, at the attack's best point."""

@@ -112,8 +112,8 @@ def _views(
         found[name] = solver.prepare(*asked, inner=bounds, deadline=deadline).minimise(objectives).bound[0].tolist()
         done(f"ascent on {name}")
     simplex = Simplex().prepare(*asked, inner=bounds, deadline=deadline)
-    found["linear_program"] = simplex.minimise(objectives).bound[0].tolist()
-    primal = simplex.primal(objectives)
+    solution, primal = simplex.both_sides(objectives)
+    found["linear_program"] = solution.bound[0].tolist()
     found["primal"] = [math.inf] * len(objectives) if primal is None else primal[0].tolist()
     done("linear program")
     return [

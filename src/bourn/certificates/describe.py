@@ -49,6 +49,8 @@ def _falsified(found: Counterexample) -> list[str]:
 
 def _unknown(verdict: Unknown, shown: int) -> list[str]:
     lines = [f"unknown: {verdict.reason}"]
+    if verdict.barrier is not None:
+        lines.append(f"no layer-wise method can prove this: the barrier is at most {verdict.barrier:.6g}")
     for o in sorted(verdict.open, key=lambda o: o.bound)[-shown:]:
         lines.extend(_open(o))
     if len(verdict.open) > shown:
@@ -60,7 +62,8 @@ def _open(o: OpenConjunction) -> list[str]:
     bound = "no bound" if math.isinf(o.bound) else f"best bound {o.bound:.6g} by {o.method} (above 0 is needed)"
     attained = "" if o.attained == math.inf else f", the attack came to {o.attained:.6g}"
     refused = ", but the replay refused the point" if o.attained <= 0 else ""
-    lines = [f"open: {_short(str(o.conjunction))}: {bound}{attained}{refused}"]
+    ceiling = "" if o.ceiling == math.inf else f", no layer-wise method gets above {o.ceiling:.6g}"
+    lines = [f"open: {_short(str(o.conjunction))}: {bound}{ceiling}{attained}{refused}"]
     total = sum(loss.amount for loss in o.losses)
     if math.isinf(total):
         lines.append(f"      lost on the way: all of it, at {next(loss.where for loss in o.losses if math.isinf(loss.amount))}")

@@ -118,7 +118,8 @@ class OpenConjunction:
 
     ``bound``: the best lower bound of its hardest row, which had to be above 0; ``attained``: the least
     value of the greatest row that the attack found (a counterexample needs at most 0); ``losses``: where the
-    difference of the two arises, greatest first.
+    difference of the two arises, greatest first; ``ceiling``: what no layer-wise method can exceed, infinite where that was not
+    looked into.
     """
 
     case: int
@@ -127,16 +128,48 @@ class OpenConjunction:
     method: str
     attained: float
     losses: tuple[Loss, ...] = ()
+    ceiling: float = math.inf
+
+    @property
+    def beyond(self) -> bool:
+        """Whether it is shown that no layer-wise method can refute it: none has a bound above the ceiling."""
+        return self.ceiling < 0 or (self.ceiling == 0 and not any(row.strict for row in self.conjunction.rows))
+
+
+@dataclass(frozen=True)
+class Unbounded:
+    """A node without a finite bound although all that it reads has one: its function is not defined there, or overflows.
+
+    ``operator``: as the model file has it.  ``intervals``: one for every input, of the node's ``entry`` (flat), the first of
+    ``entries`` to which it happened; an affine node's are the least and the greatest of all entries that it reads.
+    """
+
+    node: str
+    operator: str
+    intervals: tuple[tuple[float, float], ...]
+    entry: int
+    entries: int = 1
+
+    def __str__(self) -> str:
+        on = " and ".join(f"[{low:.6g}, {high:.6g}]" for low, high in self.intervals)
+        more = f" and {self.entries - 1} more" if self.entries > 1 else ""
+        return f"{self.operator} node {self.node!r} has no finite bound on {on} (entry {self.entry}{more})"
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """Neither: the reason, and what is open."""
+    """Neither: the reason, what is open, and the nodes at which bounds became infinite."""
 
     reason: str
     timed_out: bool = False
     open: tuple[OpenConjunction, ...] = ()
+    unbounded: tuple[Unbounded, ...] = ()
     semantics: str = SEMANTICS_REAL
+
+    @property
+    def barrier(self) -> float | None:
+        """What the barrier is at most, where that shows that no layer-wise method can prove the property; else None."""
+        return min((o.ceiling for o in self.open if o.beyond), default=None)
 
 
 Verdict = Verified | Falsified | Unknown

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bourn.bounding import Bounds
     from bourn.formats.model import Model
     from bourn.interval import Interval
-    from bourn.problem.input_set import Box, InputSet
+    from bourn.problem.input_set import InputSet
 
 SHOWN = 20
 """Nodes with more entries than this are summed up."""
@@ -48,7 +48,10 @@ def command(
     timeout: float | None,
     device: str,
 ) -> None:
-    """Bound the nodes of the network NET over PROP's input boxes, or over a ball around an image.
+    """Bound the nodes of the network NET over PROP's input set, or over a ball around an image.
+
+    Where PROP, a VNN-LIB file, bounds sums of inputs, the set is a polytope.  Of several sets (an "or" of inputs) the boxes
+    around them are taken, and what is printed holds for all.
 
     \b
     bourn bound net.onnx property.vnnlib --method fast-lin
@@ -64,7 +67,7 @@ def command(
     if save is not None and not save.parent.is_dir():
         raise UsageError(f"{save}: there is no folder {save.parent}")
     deadline = Deadline(timeout, began)
-    asked: InputSet | None = None if prop is None else _boxes(prop)
+    asked: InputSet | None = None if prop is None else _input_sets(prop)
     model = load(net)
     if asked is None:
         assert ball is not None
@@ -89,8 +92,8 @@ def command(
     _print(found, asked.batch)
 
 
-def _boxes(prop: str) -> Box:
-    """The boxes around the input sets of a VNN-LIB file, as a batch."""
+def _input_sets(prop: str) -> InputSet:
+    """The input set of a VNN-LIB file; of several, the boxes around them as a batch."""
     import torch
 
     from bourn.formats.vnnlib import load
@@ -98,6 +101,8 @@ def _boxes(prop: str) -> Box:
     from bourn.problem.input_set import Box
 
     boxes = [case.box for case in load(prop).cases]
+    if len(boxes) == 1:
+        return boxes[0]
     return Box(Interval(torch.cat([b.lower for b in boxes]), torch.cat([b.upper for b in boxes])))
 
 

@@ -39,6 +39,7 @@ class Asked:
 @balls_options
 @click.option("--label", type=int, help="The class that the image is to keep; by default the one the network predicts.")
 @click.option("--method", "-m", "names", multiple=True, help="Only these methods; by default all of 'bourn methods'.")
+@click.option("--bracket", is_flag=True, help="Also prove what the barrier is at most, which no layer-wise method exceeds.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw it too: a .png or .svg file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Time limit for each method.")
@@ -49,6 +50,7 @@ def command(
     balls: tuple[Ball, ...],
     label: int | None,
     names: tuple[str, ...],
+    bracket: bool,
     plot: Path | None,
     as_json: bool,
     timeout: float | None,
@@ -76,7 +78,7 @@ def command(
     chosen = [method(name) for name in names] or list(METHODS)
     model = load(net)
     click.echo(f"{model.name}: {model.graph}", err=True)
-    found = [(asked, _climb(model, asked, chosen, timeout, device)) for asked in _questions(model, prop, balls, label)]
+    found = [(asked, _climb(model, asked, chosen, bracket, timeout, device)) for asked in _questions(model, prop, balls, label)]
     if as_json:
         click.echo(json.dumps([_as_data(*one) for one in found], indent=2))
     else:
@@ -106,7 +108,7 @@ def _questions(model: Model, prop: str | None, balls: tuple[Ball, ...], label: i
     ]
 
 
-def _climb(model: Model, asked: Asked, chosen: list[Any], timeout: float | None, device: str) -> Ladder:
+def _climb(model: Model, asked: Asked, chosen: list[Any], bracket: bool, timeout: float | None, device: str) -> Ladder:
     from bourn.ladders import ladder
 
     def log(rung: Rung) -> None:
@@ -114,12 +116,12 @@ def _climb(model: Model, asked: Asked, chosen: list[Any], timeout: float | None,
         click.echo(f"  {rung.method.name}: {outcome} after {rung.seconds:.3f} s", err=True)
 
     click.echo(f"{asked.title}: {plural(len(chosen), 'method', 'methods')}", err=True)
-    return ladder(model, asked.question, methods=chosen, timeout=timeout, device=device, log=log)
+    return ladder(model, asked.question, methods=chosen, timeout=timeout, bracket=bracket, device=device, log=log)
 
 
 def table(title: str, ladder: Ladder) -> list[str]:
     """The ladder as lines of text, best value last, the attack at the end."""
-    width = max(len(r.method.name) for r in ladder.rungs)
+    width = max(len("ceiling"), *(len(r.method.name) for r in ladder.rungs))
     scale = Scale.of(ladder)
     lines = [title, f"{'method':{width}}  {'bound':>11}  {'time':>9}  {'LPs':>6}"]
     for rung in ladder.rungs:
@@ -133,6 +135,9 @@ def table(title: str, ladder: Ladder) -> list[str]:
             marks.append("proved")
         own = f"{rung.method.name:{width}}  {value}  {rung.seconds:7.3f} s  {rung.lps or '':>6}  {scale.bar(rung.value)}"
         lines.append(f"{own}  {', '.join(marks)}".rstrip())
+    if math.isfinite(ladder.ceiling):
+        meaning = "no layer-wise method can prove this" if ladder.ceiling < 0 else "no layer-wise method can prove more"
+        lines.append(f"{'ceiling':{width}}  {ladder.ceiling:11.6g}  {'':9}  {'':>6}  {scale.bar(ladder.ceiling)}  {meaning}")
     if math.isfinite(ladder.attained):
         meaning = "a counterexample, before it is replayed" if ladder.attained <= 0 else "no method can prove more"
         attack = f"{'attack':{width}}  {ladder.attained:11.6g}  {'':9}  {'':>6}  {scale.bar(ladder.attained)}"
@@ -190,6 +195,7 @@ def _as_data(asked: Asked, ladder: Ladder) -> dict[str, Any]:
         "radius": asked.radius,
         "conjunctions": ladder.conjunctions,
         "barrier": finite(ladder.barrier),
+        "ceiling": finite(ladder.ceiling),
         "attack": finite(ladder.attained),
         "methods": rungs,
     }

@@ -24,6 +24,7 @@ _COMMANDS = {
     "duality": "bourn.cli.duality",
     "ladder": "bourn.cli.ladder",
     "methods": "bourn.cli.methods",
+    "radius": "bourn.cli.radius",
     "report": "bourn.cli.report",
     "study": "bourn.cli.study",
     "supports": "bourn.cli.supports",

@@ -122,15 +122,78 @@ def _options(
         click.option("--image", metavar="FILE", help="Ask about a ball around an image instead: a .npy or .npz file."),
         click.option("--index", default=0, show_default=True, help="Which image, where the file holds several."),
         click.option("--radius", type=radii, metavar="RADIUS", help=text),
-        click.option("--norm", type=click.Choice(["inf", "1", "2"]), default="inf", show_default=True, help="The radius's norm."),
-        click.option(
-            "--clip",
-            type=(float, float),
-            default=(0.0, 1.0),
-            metavar="LOW HIGH",
-            help="Range that every pixel stays in.  [default: 0 1]",
-        ),
-        click.option("--no-clip", is_flag=True, help="Let pixels leave every range."),
+        *_BALL_OPTIONS,
+    )
+    for option in reversed(options):
+        collected = option(collected)
+    return collected
+
+
+_BALL_OPTIONS = (
+    click.option("--norm", type=click.Choice(["inf", "1", "2"]), default="inf", show_default=True, help="The radius's norm."),
+    click.option(
+        "--clip",
+        type=(float, float),
+        default=(0.0, 1.0),
+        metavar="LOW HIGH",
+        help="Range that every pixel stays in.  [default: 0 1]",
+    ),
+    click.option("--no-clip", is_flag=True, help="Let pixels leave every range."),
+)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Some images of ``file`` (``indices``; None: all), the norm of balls around them and the range that these stay in."""
+
+    file: str
+    indices: tuple[int, ...] | None
+    clip: tuple[float, float] | None
+    norm: float
+
+    def read(self, model: Model) -> tuple[list[int], np.ndarray]:
+        """The images' numbers and the images (B, n) as float64; raises :class:`UsageError` where one cannot be had."""
+        import numpy as np
+
+        size = math.prod(model.graph.input_shape)
+        numbers = list(range(len(_images(self.file, size)))) if self.indices is None else list(self.indices)
+        return numbers, np.stack([read_image(self.file, i, size) for i in numbers]) if numbers else np.zeros((0, size))
+
+
+class _Indices(click.ParamType[tuple[int, ...]]):
+    """Numbers and ranges of numbers, both ends included: 3 or 0-9 or 0,4,7-9."""
+
+    name = "indices"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        found: list[int] = []
+        for part in str(value).split(","):
+            ends = [end.strip() for end in part.split("-")]
+            if len(ends) > 2 or not all(end.isdecimal() for end in ends) or int(ends[0]) > int(ends[-1]):
+                self.fail(f"{value!r} is no list of images, such as 3 or 0-9 or 0,4,7-9", param, ctx)
+            if int(ends[-1]) - int(ends[0]) > 1_000_000:
+                self.fail(f"{part!r} is more than a million images", param, ctx)
+            found.extend(range(int(ends[0]), int(ends[-1]) + 1))
+        return tuple(dict.fromkeys(found))
+
+
+def images_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for images and the balls around them, handed on as ``images``, an :class:`Images`."""
+
+    @functools.wraps(function)
+    def collected(
+        image: str, index: tuple[int, ...] | None, norm: str, clip: tuple[float, float], no_clip: bool, **others: Any
+    ) -> Any:
+        if not no_clip:
+            _check_clip(clip)
+        return function(images=Images(image, index, None if no_clip else clip, float(norm)), **others)
+
+    options = (
+        click.option("--image", metavar="FILE", required=True, help="The images: a .npy or .npz file."),
+        click.option("--index", type=_Indices(), metavar="LIST", help="Which of them: 3 or 0-9 or 0,4,7-9; by default all."),
+        *_BALL_OPTIONS,
     )
     for option in reversed(options):
         collected = option(collected)
@@ -144,9 +207,14 @@ def _ball(
         return None
     if image is None or radius is None:
         raise UsageError("--image needs --radius, and --radius needs --image")
-    if clip is not None and not clip[0] <= clip[1]:
-        raise UsageError(f"--clip {clip[0]:g} {clip[1]:g} is no range: the first number must be at most the second")
+    if clip is not None:
+        _check_clip(clip)
     return Ball(image, index, radius, clip, norm)
+
+
+def _check_clip(clip: tuple[float, float]) -> None:
+    if not clip[0] <= clip[1]:
+        raise UsageError(f"--clip {clip[0]:g} {clip[1]:g} is no range: the first number must be at most the second")
 
 
 def read_image(file: str, index: int, size: int) -> np.ndarray:
@@ -158,13 +226,7 @@ def read_image(file: str, index: int, size: int) -> np.ndarray:
     """
     import numpy as np
 
-    data = _array(file)
-    if data.dtype.kind not in "fiub":
-        raise UsageError(f"{file}: holds {data.dtype}, not numbers")
-    if data.size == size:
-        data = data.reshape(1, size)
-    if data.ndim == 0 or math.prod(data.shape[1:]) != size:
-        raise UsageError(f"{file}: an array of shape {data.shape} does not hold images of the network's {size} inputs")
+    data = _images(file, size)
     if not 0 <= index < len(data):
         raise UsageError(f"{file}: there is no image {index}; the file holds {len(data)}, counted from 0")
     chosen: np.ndarray = data[index].reshape(-1).astype(np.float64)
@@ -173,6 +235,19 @@ def read_image(file: str, index: int, size: int) -> np.ndarray:
     return chosen
 
 
+def _images(file: str, size: int) -> np.ndarray:
+    """All images of a file, of ``size`` numbers each, whatever these are."""
+    data = _array(file)
+    if data.dtype.kind not in "fiub":
+        raise UsageError(f"{file}: holds {data.dtype}, not numbers")
+    if data.size == size:
+        data = data.reshape(1, size)
+    if data.ndim == 0 or math.prod(data.shape[1:]) != size:
+        raise UsageError(f"{file}: an array of shape {data.shape} does not hold images of the network's {size} inputs")
+    return data
+
+
+@functools.lru_cache(maxsize=1)
 def _array(file: str) -> np.ndarray:
     import zipfile
     import zlib

@@ -61,6 +61,8 @@ def command(
     The first line on stdout is the verdict: unsat (the property is proved), sat (a counterexample was found,
     replayed in onnxruntime, and follows), unknown or timed-out.  Then it says why.  The log goes to stderr.
 
+    The input set is PROP's: boxes or, where it also bounds sums of inputs, as in (<= (+ X_0 X_1) 0.5), polytopes.
+
     \b
     bourn verify net.onnx property.vnnlib --timeout 60
     bourn verify net.onnx --image digits.npz --index 3 --radius 0.03

@@ -17,6 +17,7 @@ from bourn.errors import NetworkError, UnsupportedOperatorError
 from bourn.formats import (  # noqa: F401  (they fill the table of rules)
     onnx_activations,
     onnx_arithmetic,
+    onnx_choices,
     onnx_extremes,
     onnx_moves,
     onnx_norms,

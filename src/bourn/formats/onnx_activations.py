@@ -37,7 +37,6 @@ REASONS.update(
         "Mish": "its hull is not known here; write it as x * tanh(softplus(x)), which is read",
         "Round": "it jumps",
         "Shrink": "it jumps",
-        "ThresholdedRelu": "it jumps at its threshold",
         "TopK": "an index jumps, so that no useful bound of it exists",
     }
 )

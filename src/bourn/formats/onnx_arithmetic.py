@@ -10,7 +10,7 @@ from bourn.errors import NetworkError
 from bourn.formats import onnx_constants as constants
 from bourn.formats.onnx_constants import Array, Constant
 from bourn.formats.onnx_products import activation_matrix_product, activation_product, activation_quotient
-from bourn.formats.onnx_reading import Use, Value, bias_error, broadcast, moved, rule, select, tensor
+from bourn.formats.onnx_reading import Use, Value, bias_error, broadcast, moved, rule, tensor
 from bourn.network import affine
 from bourn.relaxations.reciprocal import Reciprocal
 
@@ -272,26 +272,3 @@ def _batch_normalization(use: Use) -> Value:
     if use.shape(normalised) != use.shape(value):
         raise NetworkError(f"its {gain.array.size} channels do not fit the input's shape {use.shape(value)}")
     return normalised
-
-
-@rule("Where")
-def _where(use: Use) -> Value:
-    """A choice by a constant condition."""
-    condition = use.constant(0)
-    if condition is None:
-        raise NetworkError("its condition is missing")
-    a, b = use.value(1), use.value(2)
-    shape = np.broadcast_shapes(condition.array.shape, use.shape(a), use.shape(b))
-    chosen = np.broadcast_to(condition.array.astype(bool), shape)
-    if isinstance(a, Constant) and isinstance(b, Constant):
-        return Constant(np.where(chosen, a.array, b.array), max(a.error, b.error))
-    return add(use, [_masked(use, a, chosen, "yes"), _masked(use, b, ~chosen, "no")], [1, 1])
-
-
-def _masked(use: Use, value: Value, kept: Array, part: str) -> Value:
-    """The value where ``kept``, 0 elsewhere."""
-    if isinstance(value, Constant):
-        return Constant(np.where(kept, value.array, 0), value.error)
-    shape = use.shape(value)
-    index = np.broadcast_to(np.arange(math.prod(shape)).reshape(shape), kept.shape)
-    return select(use, value, np.where(kept, index, -1), part=part)

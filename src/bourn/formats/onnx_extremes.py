@@ -11,7 +11,8 @@ from bourn.formats.onnx_arithmetic import add, reduced_axes, reduced_index
 from bourn.formats.onnx_constants import Array, Constant
 from bourn.formats.onnx_moves import padded
 from bourn.formats.onnx_reading import Shape, Use, Value, assembled, broadcast, rule, select
-from bourn.formats.onnx_windows import Window, convolve, sliding_window
+from bourn.formats.onnx_windows import Window, sliding_window
+from bourn.network.pick import pick
 from bourn.relaxations.clip import Clip
 from bourn.relaxations.maximum import Maximum
 from bourn.relaxations.relu import ReLU
@@ -176,10 +177,7 @@ def _positions(shape: Shape, window: Window) -> Array:
 
 def _picked(use: Use, x: int, window: Window) -> list[int]:
     """One convolution for every place in the window, which picks the entry there."""
-    channels = use.shape(x)[1]
-    found = []
-    for k, place in enumerate(np.ndindex(*window.kernel)):
-        weight = np.zeros((channels, 1, *window.kernel))
-        weight[(slice(None), slice(None), *place)] = 1.0
-        found.append(convolve(use, x, Constant(weight), window, groups=channels, part=f"entry{k}"))
-    return found
+    shape = use.shape(x)
+    out = (*shape[:2], *window.out)
+    places = enumerate(np.ndindex(*window.kernel))
+    return [use.emit(pick(shape, out, window.kernel, t, window.stride, window.dilation), x, part=f"entry{k}") for k, t in places]

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from bourn.errors import NetworkError
+from bourn.formats.onnx_choices import nonzero
 from bourn.formats.onnx_constants import Constant
 from bourn.formats.onnx_reading import Use, Value, moved, rule
 
@@ -93,12 +94,17 @@ def _type_name(element_type: int) -> str:
 
 @rule("Cast")
 def _cast(use: Use) -> Value:
-    """Between float32 and float64 a cast is the identity of real arithmetic; on constants others are done as they stand."""
+    """Between float32, float64 and from truth values a cast is the identity of real arithmetic; truth values compare with 0.
+
+    On constants others are done as they stand.
+    """
     value, target = use.value(0), use.attribute("to")
     use.attribute("saturate")
     use.attribute("round_mode")
     real = target in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
     if isinstance(value, int):
+        if target == onnx.TensorProto.BOOL:
+            return nonzero(use, value)
         if not real:
             raise use.refuse(f"it rounds to {_type_name(target)} what depends on the network's input")
         return moved(use, value, lambda x: x)

@@ -29,6 +29,7 @@ from bourn.relaxations.sigmoid import Sigmoid
 from bourn.relaxations.silu import Silu
 from bourn.relaxations.softplus import Softplus
 from bourn.relaxations.sqrt import Sqrt
+from bourn.relaxations.step import Step
 from bourn.rounding import UNIT, down
 
 _SMALL = 2.0**-24
@@ -39,12 +40,12 @@ Scaled = tuple[int, Fraction, float]
 
 
 def fuse_activations(graph: Graph) -> Graph:
-    """x sigmoid(a x) becomes SiLU, and k x (1 + erf(f x)) GELU between two scales."""
+    """x sigmoid(a x) becomes SiLU, k x (1 + erf(f x)) GELU between two scales, and k x where x > 0 a scaled ReLU."""
     found = {}
     for number, node in enumerate(graph.nodes):
         if isinstance(node.operation, Product):
             for gate, other in (node.inputs, node.inputs[::-1]):
-                match = _silu(graph, gate, other) or _gelu(graph, gate, other)
+                match = _silu(graph, gate, other) or _gelu(graph, gate, other) or _gated(graph, gate, other)
                 if match is not None:
                     found[number] = match
                     break
@@ -95,6 +96,19 @@ def _gelu(graph: Graph, gate: int, other: int) -> Steps | None:
             weight_error=(spread + error + outer_error) * (1 + 2.0**-20),
         ),
     ]
+
+
+def _gated(graph: Graph, gate: int, other: int) -> Steps | None:
+    """k x times the Heaviside step of x: k relu(x), whatever the step is at 0."""
+    step = graph.nodes[gate].operation
+    if not isinstance(step, Step) or (step.below, step.above) != (0.0, 1.0):
+        return None
+    x, (own, factor, error) = graph.nodes[gate].inputs[0], _scaled(graph, other)
+    if x != own or error or Fraction(float(factor)) != factor:
+        return None
+    shape = graph.nodes[x].shape
+    scale = Scale(in_shapes=(shape,), out_shape=shape, factor=torch.tensor(float(factor), dtype=torch.float64))
+    return x, [ReLU(), *([scale] if factor != 1 else [])]
 
 
 def _scaled(graph: Graph, number: int) -> Scaled:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bourn.errors import NetworkError, UsageError
 from bourn.network.affine import Affine, Select
+from bourn.network.pick import Pick
 from bourn.relaxations.base import Nonlinearity
 
 Shape = tuple[int, ...]
@@ -118,7 +119,7 @@ class Graph:
 
     def _origin(self, number: int) -> int:
         """The node whose entries a node selects; itself if it does anything else."""
-        while isinstance(operation := self.nodes[number].operation, Select) and operation.bias is None:
+        while isinstance(operation := self.nodes[number].operation, Select | Pick) and operation.bias is None:
             number = self.nodes[number].inputs[0]
         return number
 

@@ -206,25 +206,30 @@ def box(lower: object, upper: object) -> Box:
     return Box(Interval(low, high))
 
 
-def linf_ball(center: object, radius: float, *, clip: Sequence[float] | None = None) -> Box:
+def linf_ball(center: object, radius: float | Tensor, *, clip: Sequence[float] | None = None) -> Box:
     """The ball of all x with |x_i - center_i| <= radius, for centers (B, *shape), rounded outward.
 
-    ``clip``: the two ends of an interval that every entry must also lie in, such as (0, 1).  Raises
-    :class:`UsageError` for a radius that is negative or not finite, :class:`EmptyInputSetError` if the
-    intersection is empty.
+    ``radius``: one number, or one for each center, a float64 tensor (B,).  ``clip``: the two ends of an interval that every
+    entry must also lie in, such as (0, 1).  Raises :class:`UsageError` for a radius that is negative or not finite,
+    :class:`EmptyInputSetError` if the intersection is empty.
     """
     c = as_tensor(center, "the center")
-    if not (0 <= radius < float("inf")):
+    r = torch.as_tensor(radius, dtype=torch.float64, device=c.device)
+    if not bool(((r >= 0) & (r < torch.inf)).all()):
         raise UsageError(f"the radius is {radius}; it must be at least 0 and finite")
-    low, high = subtract_down(c, radius), -subtract_down(-c, radius)
-    inner_low, inner_high = -subtract_down(-c, -radius), subtract_down(c, -radius)
+    if r.dim():
+        if r.shape != c.shape[:1]:
+            raise UsageError(f"radii of shape {tuple(r.shape)} for centers of shape {tuple(c.shape)}: one number each is wanted")
+        r = r.reshape(-1, *(1,) * (c.dim() - 1))
+    low, high = subtract_down(c, r), -subtract_down(-c, r)
+    inner_low, inner_high = -subtract_down(-c, -r), subtract_down(c, -r)
     if clip is not None:
         low, inner_low = low.clamp(min=float(clip[0])), inner_low.clamp(min=float(clip[0]))
         high, inner_high = high.clamp(max=float(clip[1])), inner_high.clamp(max=float(clip[1]))
     return Box(box(low, high).interval, (inner_low, inner_high))
 
 
-def subtract_down(c: Tensor, r: float) -> Tensor:
+def subtract_down(c: Tensor, r: float | Tensor) -> Tensor:
     """c - r rounded down: the rounding error of a difference is itself a float64 (Knuth's TwoSum)."""
     difference = c - r
     back = difference - c

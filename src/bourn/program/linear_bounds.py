@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bourn.network.affine import Affine
 from bourn.network.graph import Input, Operation
+from bourn.network.pick import Pick
 from bourn.problem.input_set import dot
 from bourn.program.relaxed import RelaxedProgram
 from bourn.relaxations.base import NO_HINTS, Hints, Lines, Nonlinearity, Tensors
@@ -101,6 +102,7 @@ def back_substitute(
     parallel = not chosen and all(program.lines[v].parallel for v in _nonlinear_ancestors(program, pending))
     sums = _Sums(constant, constant, torch.zeros_like(constant))
     kept, passed, terms = {}, {}, {}
+    placed: dict[int, Tensor] = {}
     for number in range(max(pending), -1, -1):
         row = pending.pop(number, None)
         if row is None:
@@ -111,6 +113,8 @@ def back_substitute(
         if isinstance(node.operation, Input):
             low, high, error = program.box.extremes(row)
             sums.add(low, high, error + 4 * UNIT * torch.maximum(low.abs(), high.abs()))
+        elif isinstance(node.operation, Pick) and node.operation.bias is None:
+            _place(program, pending, placed, number, row, sums)
         elif isinstance(node.operation, Affine):
             parts = _through_affine(node.operation, row, program.magnitudes[number], sums)
             for argument, part in zip(node.inputs, parts, strict=True):
@@ -150,6 +154,25 @@ def _accumulate(program: RelaxedProgram, pending: dict[int, Tensor], node: int, 
         row = pending[node] + row
         sums.error = sums.error + UNIT * _dot(row.abs(), program.magnitudes[node])
     pending[node] = row
+
+
+def _place(
+    program: RelaxedProgram, pending: dict[int, Tensor], placed: dict[int, Tensor], number: int, row: Tensor, sums: _Sums
+) -> None:
+    """Add a row on a pick to what is pending on the node it picks from, in place; ``placed`` are the tensors made for that."""
+    node = program.graph.nodes[number]
+    operation, (source,) = node.operation, node.inputs
+    assert isinstance(operation, Pick)
+    fresh = source not in pending
+    if fresh:
+        placed[source] = pending[source] = row.new_zeros(*row.shape[:2], *operation.in_shapes[0])
+    elif placed.get(source) is not pending[source] or len(row) > len(pending[source]):
+        batch = max(len(row), len(pending[source]))
+        placed[source] = pending[source] = pending[source].expand(batch, *pending[source].shape[1:]).clone()
+    total = pending[source]
+    picked = operation.view(total.flatten(0, 1)).add_(row.expand(len(total), *row.shape[1:]).flatten(0, 1))
+    if not fresh:
+        sums.error = sums.error + UNIT * _dot(picked.reshape(*total.shape[:2], *picked.shape[1:]).abs(), program.magnitudes[number])
 
 
 def _through_affine(operation: Affine, row: Tensor, magnitude: Tensor, sums: _Sums) -> Tensors:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bourn.errors import UsageError
 from bourn.interval import Interval
-from bourn.network.affine import Affine, Select
+from bourn.network.affine import Affine
 from bourn.network.graph import Graph
 from bourn.problem.input_set import InputSet
 from bourn.relaxations.base import Intervals, LineRule, Lines, Nonlinearity
@@ -88,7 +88,7 @@ def with_bounds(program: RelaxedProgram, node: int, bounds: Interval, outside: I
     known = {**program.bounds, node: bounds}
     for moved in program.graph.moved[node]:
         operation, source = program.graph.nodes[moved].operation, program.graph.nodes[moved].inputs[0]
-        assert isinstance(operation, Select)
+        assert isinstance(operation, Affine)
         known[moved] = Interval(operation.linear(known[source].lower), operation.linear(known[source].upper))
         if source in imposed:
             imposed[moved] = operation.linear(imposed[source].to(torch.float64)) > 0

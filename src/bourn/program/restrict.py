@@ -16,6 +16,7 @@ from torch import Tensor
 from bourn.interval import Interval
 from bourn.network.affine import Affine, Convolution, Dense, Offset, Reshape, Scale, Select, Sum
 from bourn.network.graph import Graph, GraphBuilder, Input
+from bourn.network.pick import Pick
 from bourn.problem.input_set import Box
 from bourn.program.relaxed import RelaxedProgram
 from bourn.relaxations.base import Lines, Nonlinearity
@@ -113,8 +114,6 @@ def receptive_fields(program: RelaxedProgram, target: int) -> RelaxedProgram | N
 
 def _windows(graph: Graph, target: int) -> dict[int, tuple[_Window, _Window]] | None:
     """Every ancestor's window (rows, columns), or None where there is no such thing."""
-    if not isinstance(graph.nodes[target].operation, Affine):
-        return None
     one = _Window(1, 1, 0)
     windows = {target: (one, one)}
     for number in reversed(graph.ancestors(target)):
@@ -267,4 +266,4 @@ class _LocalProgram:
 
 def _small(operation: Convolution) -> bool:
     """Whether the matrix wastes at most a factor of 16 in products, which it gains back in speed."""
-    return math.prod(operation.in_shapes[0][2:]) <= 16 * math.prod(operation.weight.shape[2:])
+    return not isinstance(operation, Pick) and math.prod(operation.in_shapes[0][2:]) <= 16 * math.prod(operation.weight.shape[2:])

@@ -304,7 +304,9 @@ class SparseProgram:
         """What columns (M, count) say: inputs (M, *input_shape), and values (M, *shape) of nonlinear nodes' free entries."""
         graph, count = self.program.graph, len(columns)
         x = self._base.repeat(count, 1)
-        x[:, self._moved] += torch.from_numpy(columns[:, : self.inputs] * self._signs).to(x.device)
+        # An entry may have two columns, one up and one down, which add up.
+        moved, ways = torch.from_numpy(self._moved).to(x.device), torch.from_numpy(columns[:, : self.inputs] * self._signs)
+        x = x.index_add(1, moved, ways.to(x.device))
         wanted = {}
         for e in self.entries:
             value = torch.zeros(count, graph.nodes[e.node].size, dtype=torch.float64, device=x.device)

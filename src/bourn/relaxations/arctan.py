@@ -16,6 +16,7 @@ class Arctan(Smooth):
     onnx_names = ("Atan",)
     breaks = (0.0,)
     curvature = (1, -1)
+    rising = True
 
     def evaluate(self, *z: Tensor) -> Tensor:
         return z[0].atan()

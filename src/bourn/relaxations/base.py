@@ -6,10 +6,12 @@ names of the ONNX operators it stands for.  Adding one means adding one file to 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import combinations
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bourn.interval import Interval
+from bourn.rounding import TINY, UNIT
 
 Shape = tuple[int, ...]
 Tensors = tuple[Tensor, ...]
@@ -210,6 +213,15 @@ class Nonlinearity(ABC):
     def attained(self, z: Intervals, row: Tensor, mu: Tensors) -> tuple[Tensors, Tensor]:
         """A point (z, x) of the hull at which the support function is attained, up to rounding."""
 
+    def section(self, z: Intervals, at: Intervals) -> tuple[Tensor, Tensor]:
+        """The hull on ``z`` cut at a point known to lie in the intervals ``at``: values x, from least to most, (N, *shape).
+
+        (v, x) lies in the hull for every v in ``at``, in exact arithmetic: both ends are rounded inward.  Where nothing of the
+        kind is known, which is all that this says by default, least is above most.
+        """
+        own = self.range(*at)
+        return torch.full_like(own.lower, math.inf), torch.full_like(own.lower, -math.inf)
+
 
 class ElementWise(Nonlinearity):
     """A function of one variable, applied to every entry."""
@@ -229,6 +241,29 @@ class ElementWise(Nonlinearity):
     @abstractmethod
     def split_points(self) -> tuple[float, ...]:
         """Where the function is best split in two: its kinks and inflections, if it has any."""
+
+    def anchors(self, z: Interval) -> list[Tensor]:
+        """Points of the interval, ascending, between which the hull's chords reach; others make :meth:`section` smaller."""
+        near = [v for k in self.split_points for v in (math.nextafter(k, -math.inf), k, math.nextafter(k, math.inf))]
+        return [z.lower, *(z.lower.new_tensor(v).clamp(z.lower, z.upper) for v in near), z.upper]
+
+    def section(self, z: Intervals, at: Intervals) -> tuple[Tensor, Tensor]:
+        # Every chord of the function lies in its hull, and so does the function: the ends are the outermost of them.
+        (point,), own = at, self.range(*at)
+        least, most = own.upper, own.lower
+        places = self.anchors(z[0])
+        values = [self.range(Interval(p, p)) for p in places]
+        for (a, first), (b, last) in combinations(zip(places, values, strict=True), 2):
+            across = (a < b) & (a <= point.lower) & (point.upper <= b)
+            if not bool(across.any()):
+                continue
+            shares = [(end - a) / (b - a) for end in (point.lower, point.upper)]
+            above = torch.maximum(*(first.upper * (1 - t) + last.upper * t for t in shares))
+            below = torch.minimum(*(first.lower * (1 - t) + last.lower * t for t in shares))
+            error = 16 * UNIT * (first.magnitude + last.magnitude) + TINY
+            least = torch.where(across, torch.minimum(least, above + error), least)
+            most = torch.where(across, torch.maximum(most, below - error), most)
+        return least, most
 
     def lines(self, rule: LineRule, *z: Interval) -> Lines:
         lower_slope, upper_slope = self.slopes(z[0], rule)

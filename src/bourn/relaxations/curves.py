@@ -111,6 +111,9 @@ class PiecewiseLinear(ElementWise):
         inner = [z.lower.new_tensor(k).clamp(z.lower, z.upper) for k in self.knots]
         return [z.lower, *inner, z.upper]
 
+    def anchors(self, z: Interval) -> list[Tensor]:
+        return self._vertices(z)
+
     def _minus_line(self, vertex: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         """sigma(vertex) - slope * vertex, and a bound of its rounding error (0 where nothing is rounded)."""
         piece_slope, piece_offset = self._piece(vertex)

@@ -17,6 +17,7 @@ class Erf(Smooth):
     onnx_names = ("Erf",)
     breaks = (0.0,)
     curvature = (1, -1)
+    rising = True
     values = (-1.0, 1.0)
 
     def evaluate(self, *z: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ class Exp(Smooth):
 
     onnx_names = ("Exp",)
     curvature = (1,)
+    rising = True
     values = (0.0, math.inf)
     floor = 0.0
     domain = (-700.0, 700.0)

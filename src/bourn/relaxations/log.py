@@ -15,6 +15,7 @@ class Log(Smooth):
 
     onnx_names = ("Log",)
     curvature = (-1,)
+    rising = True
     domain = (1e-300, 1e300)
 
     def evaluate(self, *z: Tensor) -> Tensor:

@@ -75,6 +75,22 @@ class Maximum(SeveralInputs):
         error = (gamma(terms) * size + terms * TINY * (1 + row.abs())).nan_to_num(nan=math.inf, posinf=math.inf)
         return infinite_to_nothing(torch.where(row > 0, below, above)), error
 
+    def section(self, z: Intervals, at: Intervals) -> tuple[Tensor, Tensor]:
+        # The lower side is the function.  The upper side grows with the point: it is taken at the lower ends, moved into the box.
+        # A point that lies beyond the box's lower end by d belongs to a wider box, whose upper side is at most d lower there.
+        points = [torch.minimum(torch.maximum(own.lower, b.lower), b.upper) for own, b in zip(at, z, strict=True)]
+        beyond = _greatest([(b.lower - own.lower).clamp(min=0) for own, b in zip(at, z, strict=True)])
+        side = Threshold.of(z)
+        most = torch.full_like(beyond, math.inf)
+        size = _greatest([b.magnitude for b in z]) * (4 * len(z) + 4)
+        for theta in side.corners():
+            slopes, height = side.line((theta,))
+            for slope, own in zip(slopes, points, strict=True):
+                height = height + slope * own
+            most = torch.minimum(most, height)
+        most = most - beyond - gamma(4 * len(z) + 16) * (size + beyond) - TINY * (1 + len(z))
+        return _greatest([own.upper for own in at]), infinite_to_nothing(most)
+
     @staticmethod
     def _rising(ends: list[tuple[Tensor, Tensor]], row: Tensor, mu: Tensors) -> tuple[Tensor, Tensor]:
         """For a row of at least 0: the least value, and the threshold that the inputs worth raising are raised to."""
@@ -188,9 +204,13 @@ class Threshold(Side):
             change = change - torch.where(theta < high, share, 0.0)
         return (change,)
 
+    def corners(self) -> list[Tensor]:
+        """Thresholds of which one is best at any point: between them a plane's value there is linear in the threshold."""
+        return [self.least[0], *(torch.maximum(high, self.least[0]) for _, high in self.ends)]
+
     def at(self, z: Tensors) -> Tensors:
         best, height = self.least[0].expand_as(z[0]), torch.full_like(z[0], math.inf)
-        for candidate in (self.least[0], *(torch.maximum(high, self.least[0]) for _, high in self.ends)):
+        for candidate in self.corners():
             slopes, value = self.line((candidate,))
             for slope, own in zip(slopes, z, strict=True):
                 value = value + slope * own

@@ -71,3 +71,14 @@ class Positions(Side):
 
     def at(self, z: Tensors) -> Tensors:
         return (torch.minimum(torch.maximum(z[0], self.least[0]), self.greatest[0]),)
+
+
+def joined(parts: list[tuple[Tensor, Tensor, bool]], may: list[bool]) -> list[tuple[Tensor, Tensor, bool]]:
+    """Neighbours of one curvature made one, where they may be."""
+    found = parts[:1]
+    for (start, end, convex), allowed in zip(parts[1:], may, strict=True):
+        if allowed and found[-1][2] == convex:
+            found[-1] = (found[-1][0], end, convex)
+        else:
+            found.append((start, end, convex))
+    return found

@@ -54,6 +54,23 @@ class Product(SeveralInputs):
         below = Mixture((x.lower, y.lower), (x.upper, y.upper), True)
         return below, Mixture((x.lower, y.upper), (x.upper, y.lower), False)
 
+    def section(self, z: Intervals, at: Intervals) -> tuple[Tensor, Tensor]:
+        # A plane through the corner (p, q), q x + p y - p q, is x y - (x - p) (y - q): exact where x or y is at that end.
+        inside = torch.stack([(own.lower >= b.lower) & (own.upper <= b.upper) for own, b in zip(at, z, strict=True)]).all(0)
+        (x, y), (a, b) = at, z
+        size = 8 * a.magnitude * b.magnitude
+
+        def plane(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+            """The least and the greatest value of a plane on ``at``, rounded outward."""
+            ends = torch.stack([torch.stack([q * x.lower, q * x.upper]), torch.stack([p * y.lower, p * y.upper])])
+            error = gamma(8) * size + TINY
+            return ends.amin(1).sum(0) - p * q - error, ends.amax(1).sum(0) - p * q + error
+
+        least = torch.maximum(plane(a.lower, b.lower)[1], plane(a.upper, b.upper)[1])
+        most = torch.minimum(plane(a.lower, b.upper)[0], plane(a.upper, b.lower)[0])
+        inside = inside & torch.isfinite(least) & torch.isfinite(most)
+        return torch.where(inside, least, math.inf), torch.where(inside, most, -math.inf)
+
     def support(self, z: Intervals, row: Tensor, mu: Tensors, hints: Hints = NO_HINTS) -> tuple[Tensor, Tensor]:
         best, error = torch.full_like(row, math.inf), torch.zeros_like(row)
         for a in (z[0].lower[:, None], z[0].upper[:, None]):

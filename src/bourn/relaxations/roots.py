@@ -13,9 +13,6 @@ from torch import Tensor
 _CLOSE = 1e-13
 """How near to each other, relative to their size, the ends of the interval are when it is enough."""
 
-_MARGIN = 1e-9
-"""How far a table's entries may be from the function."""
-
 _STEPS = 80
 """Enough for bisection to reach neighbouring float64 numbers from any interval of usual size; it seldom takes a fifth of it."""
 
@@ -63,22 +60,20 @@ def root(function: Callable[[Tensor, Tensor], Tensor], low: Tensor, high: Tensor
 
 
 class Table:
-    """A monotone function on a grid, to begin root finding from the cell that holds the root.
-
-    ``values`` at the equally spaced points from ``low`` to ``high``; between two points the function lies between their values.
-    """
+    """A function on a grid: ``values`` at the equally spaced points from ``low`` to ``high``."""
 
     def __init__(self, low: float, high: float, values: Tensor) -> None:
         self.low, self.high, self.values = low, high, values
         self.per_unit = (len(values) - 1) / (high - low)
 
-    def bracket(self, at: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the function at these points lies, within [low, high]; all of that beyond the grid."""
+    def covers(self, at: Tensor) -> Tensor:
+        """Which points lie on the grid."""
+        return (at >= self.low) & (at <= self.high)
+
+    def between(self, at: Tensor) -> Tensor:
+        """The function by linear interpolation; beyond the grid its end's value."""
         values = self.values.to(at.device)
-        inside = (at > self.low) & (at < self.high)
-        cell = ((at - self.low) * self.per_unit).nan_to_num(nan=0.0).clamp(0, len(values) - 2).long()
-        first, second = values[cell], values[cell + 1]
-        least, most = torch.minimum(first, second) - _MARGIN, torch.maximum(first, second) + _MARGIN
-        start = torch.where(inside, torch.minimum(torch.maximum(least, low), high), low)
-        end = torch.where(inside, torch.maximum(torch.minimum(most, high), low), high)
-        return start, end
+        place = ((at - self.low) * self.per_unit).nan_to_num(nan=0.0).clamp(0, len(values) - 1)
+        cell = place.floor().clamp(max=len(values) - 2)
+        before = cell.long()
+        return torch.lerp(values[before], values[before + 1], place - cell)

@@ -16,6 +16,7 @@ class Sigmoid(Smooth):
     onnx_names = ("Sigmoid",)
     breaks = (0.0,)
     curvature = (1, -1)
+    rising = True
     values = (0.0, 1.0)
 
     def evaluate(self, *z: Tensor) -> Tensor:

@@ -18,14 +18,15 @@ from torch import Tensor
 
 from bourn.interval import Interval
 from bourn.relaxations.base import NO_HINTS, ElementWise, Hints, Intervals, LineRule, Lines, Tensors
-from bourn.relaxations.positions import Positions, chord
-from bourn.relaxations.roots import Table, root
+from bourn.relaxations.positions import Positions, chord, joined
+from bourn.relaxations.roots import root
+from bourn.relaxations.tangents import Stretch, convex_stretch, tangent_from
 from bourn.rounding import TINY, UNIT, down, up
 
 _TIE = 1e-11
 
-_GRID, _FAR = 16.0, 64.0
-"""How far from a function's only break a table of its tangents reaches, on either side of it."""
+_WIDE = 64.0
+"""In what multiple of the distance to its outermost break a function's flat point is looked for."""
 
 
 class Smooth(ElementWise):
@@ -44,6 +45,8 @@ class Smooth(ElementWise):
 
     kinks: tuple[float, ...] = ()
     """Which of the breaks are kinks: there the derivative jumps."""
+    rising: ClassVar[bool] = False
+    """Whether the function nowhere falls: then its range is that between its values at the ends."""
     values: tuple[float, float] = (-math.inf, math.inf)
     """Between what the function's values lie, exactly, wherever it is defined."""
 
@@ -94,9 +97,9 @@ class Smooth(ElementWise):
         turned = [c >= 0 if below else c <= 0 for c in self.curvature]
         cuts = [z.lower.new_tensor(b).clamp(z.lower, z.upper) for b in self.breaks]
         parts = list(zip([z.lower, *cuts], [*cuts, z.upper], turned, strict=True))
-        return _joined(parts, [b not in self.kinks for b in self.breaks])
+        return joined(parts, [b not in self.kinks for b in self.breaks])
 
-    def _slope(self, point: Tensor, end: Tensor) -> Tensor:
+    def slope_within(self, point: Tensor, end: Tensor) -> Tensor:
         """The derivative within the stretch that ends at ``end``."""
         own = self.derivative(point)
         return torch.where(point >= end, self.derivative(point, True), own) if self.kinks else own
@@ -123,9 +126,9 @@ class Smooth(ElementWise):
             if convex:
                 # A slope that the stretch does not have is least at one of its ends, and a hint for another stretch no use.
                 point = torch.minimum(torch.maximum(self.refined(hint, number, z, slope, below), start), end)
-                point = torch.where(sign * self._slope(end, end) <= slope, end, point)
+                point = torch.where(sign * self.slope_within(end, end) <= slope, end, point)
                 point = torch.where(sign * self.derivative(start) >= slope, start, point)
-                value, turn = sign * self.evaluate(point), sign * self._slope(point, end)
+                value, turn = sign * self.evaluate(point), sign * self.slope_within(point, end)
                 base = value - slope * point
                 # What underflows of the derivative is multiplied by the step.
                 most = self.error(value) + 8 * UNIT * (value.abs() + size * point.abs())
@@ -163,7 +166,7 @@ class Smooth(ElementWise):
                 last = end.expand_as(slope).reshape(-1)
 
                 def steeper(v: Tensor, i: Tensor, last: Tensor = last) -> Tensor:
-                    return sign * self._slope(v, last[i]) - flat[i]
+                    return sign * self.slope_within(v, last[i]) - flat[i]
 
                 point = root(steeper, start.expand_as(slope), end.expand_as(slope))
                 consider(point, (point == start) | (point == end))
@@ -179,7 +182,7 @@ class Smooth(ElementWise):
         """
         sign = 1.0 if below else -1.0
         found = self.pieces(z, below)
-        found = _joined(found, [True] * (len(found) - 1))
+        found = joined(found, [True] * (len(found) - 1))
         shape = tuple(convex for _, _, convex in found)
         if shape == (True,):
             return [(z.lower, z.upper)]
@@ -191,46 +194,25 @@ class Smooth(ElementWise):
         assert shape in ((True, False), (False, True), (True, False, True)), f"{type(self).__name__}: stretches {shape}"
         first = found[0][1] if shape[0] else z.lower
         second = found[-1][0] if shape[-1] else z.upper
-        return self._bridged(z, first, second, sign, self.bridges[0 if below else 1])
-
-    def _tangent_from(self, anchor: Tensor, start: Tensor, end: Tensor, sign: float) -> tuple[Tensor, Tensor]:
-        """Where a tangent from the function's point at ``anchor`` touches a convex stretch; whether it does within it.
-
-        An end where it does not: the nearer one where the function rises too steeply, the further one where it never touches.
-        """
-        right = anchor >= end
-        found, touches = torch.where(right, end, start), torch.zeros_like(right)
-        wide = torch.nonzero((end > start).reshape(-1))[:, 0]
-        if not len(wide):
-            return found, touches
-        at, first, last = (t.reshape(-1)[wide] for t in (anchor, start, end))
-        own, way = sign * self.evaluate(at), torch.where(right.reshape(-1)[wide], 1.0, -1.0)
-
-        def above(v: Tensor, i: Tensor) -> Tensor:
-            """By how much the tangent at v passes above the anchor's point: it grows towards the anchor."""
-            height = sign * self.evaluate(v) + sign * self._slope(v, last[i]) * (at[i] - v) - own[i]
-            return way[i] * height
-
-        near, far = self._cell(at, first, last, sign)
-        point = root(above, near, far)
-        furthest = above(torch.where(way > 0, first, last), torch.arange(len(wide), device=wide.device)) * way <= 0
-        shape = found.shape
-        found, touches = found.reshape(-1).scatter(0, wide, point), touches.reshape(-1).scatter(0, wide, furthest)
-        return found.reshape(shape), touches.reshape(shape)
-
-    def _cell(self, at: Tensor, first: Tensor, last: Tensor, sign: float) -> tuple[Tensor, Tensor]:
-        """Where within a convex stretch a tangent from the points ``at`` touches, as far as a table knows."""
-        if len(self.breaks) != 1 or self.kinks or self.domain != (-math.inf, math.inf):
-            return first, last
-        return _tangents(self, sign).bracket(at, first, last)
+        known = convex_stretch(self, below, True), convex_stretch(self, below, False)
+        return self._bridged(z, first, second, sign, self.bridges[0 if below else 1], known)
 
     def _bridged(
-        self, z: Interval, first_end: Tensor, second_start: Tensor, sign: float, bridge: tuple[float, float]
+        self,
+        z: Interval,
+        first_end: Tensor,
+        second_start: Tensor,
+        sign: float,
+        bridge: tuple[float, float],
+        known: tuple[Stretch | None, Stretch | None] = (None, None),
     ) -> list[tuple[Tensor, Tensor]]:
-        """The hull over [lower, first_end], convex, a concave stretch, and [second_start, upper], convex."""
+        """The hull over [lower, first_end], convex, a concave stretch, and [second_start, upper], convex.
+
+        ``known``: the stretches as a whole, where tables of their tangents can be kept.
+        """
         leave, back = bridge
-        left, left_touches = self._tangent_from(z.lower, second_start, z.upper, sign)
-        right, right_touches = self._tangent_from(z.upper, z.lower, first_end, sign)
+        left, left_touches = tangent_from(self, z.lower, second_start, z.upper, sign, known[1], True)
+        right, right_touches = tangent_from(self, z.upper, z.lower, first_end, sign, known[0], False)
         whole = (leave >= z.lower) & (back <= z.upper)
         from_left = ~whole & (z.lower > leave) & left_touches & (second_start < z.upper)
         from_right = ~whole & ~from_left & right_touches & (first_end > z.lower)
@@ -241,8 +223,9 @@ class Smooth(ElementWise):
 
     def _between(self, z: Interval, start: Tensor, end: Tensor, sign: float) -> list[tuple[Tensor, Tensor]]:
         """The hull over a convex stretch between two concave ones."""
-        first, _ = self._tangent_from(z.lower, start, end, sign)
-        last, _ = self._tangent_from(z.upper, start, end, sign)
+        stretch = convex_stretch(self, sign > 0, True)
+        first, _ = tangent_from(self, z.lower, start, end, sign, stretch, True)
+        last, _ = tangent_from(self, z.upper, start, end, sign, stretch, False)
         rise = chord(self, z.lower, first, sign), chord(self, last, z.upper, sign)
         usual = (first > z.lower) & (last < z.upper)
         turns = (first <= last) & ~(usual & (rise[0] > rise[1] + 1e-12 * (rise[0].abs() + rise[1].abs())))
@@ -253,6 +236,11 @@ class Smooth(ElementWise):
         ]
 
     # The facts.
+
+    def anchors(self, z: Interval) -> list[Tensor]:
+        kept = self._kept(z)
+        ends = [end for below in (True, False) for stretch in self.stretches(kept, below) for end in stretch]
+        return list(torch.stack([kept.lower, *(e.clamp(kept.lower, kept.upper) for e in ends), kept.upper]).sort(0).values)
 
     def stable(self, *z: Interval) -> Tensor:
         ends = [-math.inf, *self.breaks, math.inf]
@@ -271,7 +259,10 @@ class Smooth(ElementWise):
 
     def range(self, *z: Interval) -> Interval:
         kept, zero = self._kept(z[0]), torch.zeros_like(z[0].lower)
-        low, high = self.offsets(kept, zero, zero.clone())
+        if self.rising and not self.affine_pieces:
+            low, high = self.evaluate(kept.lower), self.evaluate(kept.upper)
+            return self._limited(z[0], Interval(down(low - self.error(low)), up(high + self.error(high))))
+        low, high = self._offsets(kept, kept, zero, zero, (zero + _level(self, True), zero + _level(self, False)))
         return self._limited(z[0], Interval(low, high))
 
     def _limited(self, z: Interval, found: Interval) -> Interval:
@@ -367,34 +358,14 @@ class Smooth(ElementWise):
 
 
 @lru_cache(maxsize=64)
-def _tangents(operation: Smooth, sign: float) -> Table:
-    """Where the tangent from a point beyond the only break touches the convex stretch on the other side of it."""
-    (place,) = operation.breaks
-    left = operation.curvature[0] * sign > 0
-    grid = torch.linspace(0, _GRID, 8001, dtype=torch.float64)
-    anchors, far = (place + grid, place - _FAR) if left else (place - grid.flip(0), place + _FAR)
-    own = sign * operation.evaluate(anchors)
-
-    def above(v: Tensor, i: Tensor) -> Tensor:
-        height = sign * (operation.evaluate(v) + operation.derivative(v) * (anchors[i] - v)) - own[i]
-        return height if left else -height
-
-    low, high = sorted((place, far))
-    values = root(above, torch.full_like(anchors, low), torch.full_like(anchors, high))
-    return Table(float(anchors[0]), float(anchors[-1]), values)
+def _level(operation: Smooth, below: bool) -> float:
+    """Where the function is flat within a convex stretch, as a hint, if it is anywhere near its breaks."""
+    far = _WIDE * (1 + max(map(abs, operation.breaks), default=0.0))
+    ends = max(-far, operation.domain[0]), min(far, operation.domain[1])
+    wide = Interval(*(torch.tensor([end], dtype=torch.float64) for end in ends))
+    return float(operation.touching(wide, torch.zeros(1, dtype=torch.float64), below)[0])
 
 
 def _lower_position(below: Positions, rule: LineRule) -> Tensors:
     """Where the rule's lower line is best: a convex envelope is steepest at its right end."""
     return {LineRule.LOWER_LEAST: below.least, LineRule.LOWER_GREATEST: below.greatest}.get(rule, below.start)
-
-
-def _joined(parts: list[tuple[Tensor, Tensor, bool]], may: list[bool]) -> list[tuple[Tensor, Tensor, bool]]:
-    """Neighbours of one curvature made one, where they may be."""
-    found = parts[:1]
-    for (start, end, convex), allowed in zip(parts[1:], may, strict=True):
-        if allowed and found[-1][2] == convex:
-            found[-1] = (found[-1][0], end, convex)
-        else:
-            found.append((start, end, convex))
-    return found

@@ -17,6 +17,7 @@ class Softplus(Smooth):
 
     onnx_names = ("Softplus",)
     curvature = (1,)
+    rising = True
     values = (0.0, math.inf)
     domain = (-1e300, 1e300)
 

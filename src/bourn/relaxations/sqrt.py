@@ -19,6 +19,7 @@ class Sqrt(Smooth):
 
     onnx_names = ("Sqrt",)
     curvature = (-1,)
+    rising = True
     values = (0.0, math.inf)
     domain = (0.0, 1e200)
     floor = 0.0

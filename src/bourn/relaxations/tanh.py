@@ -16,6 +16,7 @@ class Tanh(Smooth):
     onnx_names = ("Tanh",)
     breaks = (0.0,)
     curvature = (1, -1)
+    rising = True
     values = (-1.0, 1.0)
 
     def evaluate(self, *z: Tensor) -> Tensor:

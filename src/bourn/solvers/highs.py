@@ -28,7 +28,8 @@ _Highs: Any = getattr(highspy, "_Highs", highspy.Highs)
 class Model:
     """One HiGHS model of the part of a program that some rows depend on; only the objective changes."""
 
-    def __init__(self, lp: SparseProgram, costs: Matrix) -> None:
+    def __init__(self, lp: SparseProgram, costs: Matrix, tolerance: float | None = None) -> None:
+        """For rows ``costs``; ``tolerance``: how far points may leave the program, by default HiGHS's own 1e-7."""
         masks, used = lp.needed(costs.indices)
         self._lp, self._masks = lp, masks
         self._columns = np.flatnonzero(used)
@@ -60,6 +61,8 @@ class Model:
         limits.append(lp.half_spaces.limits)
         self._equalities = sum(len(r) for r in right)
         self._cuts = any(e.hull is not None for e in lp.entries)
+        # A line that is met by less than the tolerance would be found again and again.
+        self._tolerance = min((t for t in (tolerance, 1e-9 if self._cuts else None) if t is not None), default=None)
         matrix = sparse.vstack([*equal, *most], format="csr")[:, self._columns]
         self._pass(matrix, np.concatenate(right), np.concatenate(limits), widths[self._columns])
 
@@ -79,8 +82,8 @@ class Model:
         self._highs = _Highs()
         # Measured: the dual simplex without presolve, warm, beats the primal fourfold and presolve tenfold.
         options = [("output_flag", False), ("threads", 1), ("presolve", "off"), ("solver", "simplex"), ("simplex_strategy", 1)]
-        if self._cuts:  # a line that is met by less than the tolerance would be found again and again
-            options += [("primal_feasibility_tolerance", 1e-9)]
+        if self._tolerance is not None:
+            options += [("primal_feasibility_tolerance", self._tolerance)]
         for option, value in options:
             self._highs.setOptionValue(option, value)
         self._highs.passModel(model)

@@ -112,14 +112,16 @@ class LinearPrograms:
             chosen[v] = Multipliers(free, mu=tuple(mu.reshape(len(values), 1, len(which), *free.shape[1:])))
         return back_substitute(program, rows, constant, keep, chosen)
 
-    def _solve(self, lp: SparseProgram, costs: Matrix, deadline: Deadline) -> tuple[dict[int, np.ndarray], np.ndarray]:
+    def _solve(
+        self, lp: SparseProgram, costs: Matrix, deadline: Deadline, points: np.ndarray | None = None
+    ) -> tuple[dict[int, np.ndarray], np.ndarray]:
         """Multipliers for every free entry and every row of ``costs``: 0 where the row does not depend on it.
 
-        Also a mask of the rows that were solved: out of time the rest is left.
+        Also a mask of the rows that were solved: out of time the rest is left.  ``points`` (rows, columns) takes the solutions.
         """
         mus = {e.node: np.zeros((len(e.rows), costs.shape[0], len(e.numbers))) for e in lp.entries}
         solved = np.zeros(costs.shape[0], dtype=bool)
-        for group in _by_support(costs):
+        for group in by_support(costs):
             if deadline.left <= 0:
                 break
             model = Model(lp, costs[group])
@@ -129,6 +131,8 @@ class LinearPrograms:
                 self.optimal &= model.minimise(costs[[number]], deadline)
                 for e, mask, values in model.multipliers():
                     mus[e][:, number, mask] = np.stack(values)
+                if points is not None:
+                    points[number] = model.point()
                 solved[number] = True
         self.solved += int(solved.sum())
         self.optimal &= bool(solved.all())
@@ -152,27 +156,27 @@ class LinearPrograms:
             best[b, open_] = torch.maximum(best[b, open_], found.lower[0])
         return best
 
+    def both_sides(self, objectives: Objectives, closed: Tensor, deadline: Deadline) -> tuple[Tensor, Tensor | None]:
+        """Lower bounds (1, M) of objectives, and their values (1, M) at feasible points near the same LPs' solutions.
 
-    def primal(self, objectives: Objectives, deadline: Deadline) -> Tensor | None:
-        """The values (1, M) of objectives at feasible points near the LPs' solutions, for a batch of one.
-
-        None where there is no LP.  Not rounded outward.
+        For a batch of one; no values where there is no LP.  The values are not rounded outward.
         """
         (lp,), (program,) = self._lps, self._single
         rows = output_rows(program.graph, objectives)
         if lp is None:
-            return None
+            return closed, None
         try:
             costs = lp.rows(rows).matrix
         except ValueError:
-            return None
-        model = Model(lp, costs)
-        columns = []
-        for number in range(len(objectives)):
-            model.minimise(costs[[number]], deadline)
-            columns.append(model.point())
-        x, wanted = lp.point(np.stack(columns))
-        return value_at(program, x, wanted, rows, objectives.constant)
+            return closed, None
+        points = np.zeros((len(objectives), lp.count))
+        mus, _ = self._solve(lp, costs, deadline, points)
+        x, wanted = lp.point(points)
+        values = value_at(program, x, wanted, rows, objectives.constant)
+        if not self._helps(0, program.graph.output):
+            return closed, values
+        which = torch.arange(len(objectives), device=closed.device)
+        return torch.maximum(closed, self.evaluate(program, rows, objectives.constant, mus, which).lower), values
 
     def trace(self, objectives: Objectives, keep: Container[int], deadline: Deadline) -> RowBounds:
         """The rows on the nodes ``keep`` at the optimum of objectives, for a batch of one."""
@@ -208,7 +212,7 @@ def _or_none(program: RelaxedProgram) -> SparseProgram | None:
         return None
 
 
-def _by_support(costs: Matrix) -> Iterator[np.ndarray]:
+def by_support(costs: Matrix) -> Iterator[np.ndarray]:
     """Groups of rows with the same nonzero columns: those of a convolution at one position, all of a dense layer."""
     groups: dict[bytes, list[int]] = {}
     for number in range(costs.shape[0]):

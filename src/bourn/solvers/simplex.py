@@ -113,20 +113,25 @@ class Optimised(Prepared):
     def trace(self, objectives: Objectives, keep: Container[int]) -> tuple[RelaxedProgram, RowBounds]:
         return self.program, self.models.trace(objectives, keep, self.deadline)
 
-    def primal(self, objectives: Objectives) -> Tensor | None:
-        """The values (1, M) of objectives at feasible points of the relaxed program, for a batch of one; None without an LP.
+    def both_sides(self, objectives: Objectives) -> tuple[Solution, Tensor | None]:
+        """Lower bounds (1, M) of objectives and, from the same LPs, their values (1, M) at feasible points of the relaxed program.
 
-        Upper bounds of the relaxed optimum, up to rounding: no verdict rests on them.
+        For a batch of one; no values without an LP.  They are upper bounds of the relaxed optimum, up to rounding: no verdict
+        rests on them.
         """
-        return self.models.primal(objectives, self.deadline)
+        self.deadline.check()
+        closed = back_substitute(self.program, output_rows(self.graph, objectives), objectives.constant).lower
+        best, values = self.models.both_sides(objectives, closed, self.deadline)
+        return self._solution(objectives, best), values
 
     def weights(self, objectives: Objectives) -> Tensor | None:
         return self.models.weights(objectives, self.deadline)
 
     def minimise(self, objectives: Objectives, enough: float = math.inf) -> Solution:
         self.deadline.check()
-        rows = output_rows(self.graph, objectives)
-        closed = back_substitute(self.program, rows, objectives.constant).lower
-        best = self.models.minimise(objectives, closed, enough, self.deadline)
+        closed = back_substitute(self.program, output_rows(self.graph, objectives), objectives.constant).lower
+        return self._solution(objectives, self.models.minimise(objectives, closed, enough, self.deadline))
+
+    def _solution(self, objectives: Objectives, bound: Tensor) -> Solution:
         status = Status.OPTIMAL if self.models.optimal else Status.STOPPED
-        return Solution(best - coefficient_error(self.program, rows, objectives), status)
+        return Solution(bound - coefficient_error(self.program, output_rows(self.graph, objectives), objectives), status)
