@@ -56,8 +56,13 @@ def few_steps(m: Method) -> Method:
 
 
 def alike(m: Method, a: Tensor, b: Tensor) -> None:
-    """Two bounds of one quantity: equal up to rounding in closed form, nearly so where iterations end."""
-    if isinstance(m.solver, DualAscent | Simplex):
+    """Two bounds of one quantity: equal up to rounding in closed form, nearly so where iterations end.
+
+    Ascent steps in float32 where its program is reduced, and with a gap it stops where a step more or less changes little.
+    """
+    if isinstance(m.solver, DualAscent):
+        torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-4)
+    elif isinstance(m.solver, Simplex):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)
     else:
         close(a, b)
