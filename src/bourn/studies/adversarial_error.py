@@ -7,27 +7,33 @@ any other method nothing but the prediction comes, for no other method is at lea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bourn.formats.model import Model
+from bourn.interval import Interval
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Objectives
-from bourn.solvers.methods import BARRIER
+from bourn.solvers.bracket import ceilings
+from bourn.solvers.methods import BARRIER, method
 from bourn.studies.descent import descend
 from bourn.studies.description import ATTACK, AttackEntry, Description
-from bourn.studies.jobs import Found, Job, Kind, Round, Task, at_once, clock, finite, input_sets, lower_bounds, margins_of
+from bourn.studies.jobs import Found, Job, Kind, Round, Task, at_once, clock, finite, input_sets, margins_of
 
 _PREDICTION, _CEILING = "prediction", "bracket"
 
 
+_Bounds = Mapping[int, Interval]
+
+
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """Images that are still open, and what is asked of them."""
+    """Images that are still open, and what is asked of them; ``outer``: LP-ALL's pre-activation bounds of each, if known."""
 
     graph: Graph
     images: Tensor
@@ -36,9 +42,7 @@ class _Batch:
     radius: float
     attack: AttackEntry
     name: str
-
-    def bounds(self) -> Tensor:
-        return lower_bounds(self.graph, self.name, self.balls, self.margins, 0.0)
+    outer: Sequence[_Bounds]
 
 
 class AdversarialError(Kind):
@@ -50,11 +54,12 @@ class AdversarialError(Kind):
         for name in description.methods:
             cascade = [c for c in description.cascade if c != name] if name == BARRIER else []
             attack = {"attack": asdict(description.attack)} if ATTACK in (*cascade, name) else {}
-            yield name, {"cascade": cascade, **attack}
+            bracket = {"bracket": description.bracket} if name == BARRIER else {}
+            yield name, {"cascade": cascade, **attack, **bracket}
 
     def rounds(self, task: Task, neurons: int) -> tuple[Round, ...]:
         own = task["method"]
-        stages = (_PREDICTION, *task["options"]["cascade"], own, *((_CEILING,) if own == BARRIER and _ceiling else ()))
+        stages = (_PREDICTION, *task["options"]["cascade"], own, *((_CEILING,) if task["options"].get("bracket") else ()))
         found: list[Round] = []
         for stage in stages:
             size = _SIZES[stage] if stage in _SIZES else at_once(stage, neurons)
@@ -63,10 +68,10 @@ class AdversarialError(Kind):
             found.append(Round((*before.stages, stage), before.at_once))
         return tuple(found)
 
-    def answer(self, job: Job, graph: Graph, images: Tensor, stages: tuple[str, ...], last: bool) -> list[Found]:
+    def answer(self, job: Job, model: Model, images: Tensor, stages: tuple[str, ...], last: bool) -> list[Found]:
         states = [_State(dict(f.result) or _nothing(), f.seconds) for f in job.found]
         for stage in stages:
-            _run(stage, job, graph, images, states)
+            _run(stage, job, model.graph, images, states)
         return [s.found(last) for s in states]
 
 
@@ -80,6 +85,7 @@ class _State:
 
     result: dict[str, Any]
     seconds: float
+    outer: _Bounds = field(default_factory=dict)
 
     def take(self, stage: str, found: Mapping[str, Any], seconds: float) -> None:
         self.result = {**self.result, **found, "stages": [*self.result["stages"], {"name": stage, "seconds": round(seconds, 6)}]}
@@ -103,8 +109,11 @@ def _run(stage: str, job: Job, graph: Graph, images: Tensor, states: list[_State
         balls = input_sets(images[which], task["radius"], task["clip"])
         margins = margins_of((job.tasks[i] for i in which), graph)
         attack = AttackEntry(**task["options"].get("attack", {}))
-        found = _STAGES.get(stage, _by_method)(_Batch(graph, images[which], balls, margins, task["radius"], attack, stage))
+        outer = [states[i].outer for i in which]
+        batch = _Batch(graph, images[which], balls, margins, task["radius"], attack, stage, outer)
+        found = _STAGES.get(stage, _by_method)(batch)
     for i, one in zip(which, found, strict=True):
+        states[i].outer = one.pop("outer", {})
         states[i].take(stage, one, timer.seconds / len(which))
 
 
@@ -124,17 +133,25 @@ def _by_attack(batch: _Batch) -> list[dict[str, Any]]:
 
 def _by_method(batch: _Batch) -> list[dict[str, Any]]:
     """Certified where every margin has a bound above 0; the bound kept is that of the worst margin."""
-    worst = batch.bounds().amin(1)
-    return [{"outcome": "certified" if value > 0 else None, "bound": finite(value)} for value in worst.tolist()]
-
-
-_ceiling: Callable[[_Batch], list[float | None]] | None = None
-"""Upper values of the worst LP-ALL margin of each image, None where unknown: those at most 0 lie beyond every layer-wise method."""
+    prepared = method(batch.name).prepare(batch.graph, batch.balls)
+    worst = prepared.minimise(batch.margins, 0.0).bound.amin(1)
+    found: list[dict[str, Any]] = [
+        {"outcome": "certified" if value > 0 else None, "bound": finite(value)} for value in worst.tolist()
+    ]
+    if batch.name == BARRIER:
+        for i, one in enumerate(found):
+            one["outer"] = {z: Interval(b.lower[i : i + 1], b.upper[i : i + 1]) for z, b in prepared.bounds.items()}
+    return found
 
 
 def _by_ceiling(batch: _Batch) -> list[dict[str, Any]]:
-    values = [] if _ceiling is None else _ceiling(batch)
-    return [{"outcome": "beyond" if value is not None and value <= 0 else None, "ceiling": value} for value in values]
+    """Beyond where a margin has a ceiling of at most 0; the ceiling kept is the least, which is that of the worst margin too."""
+    found = []
+    for i, outer in enumerate(batch.outer):
+        one = slice(i, i + 1)
+        value = float(ceilings(batch.graph, batch.balls[one], outer, batch.margins.take(one), enough=0.0)[0].min())
+        found.append({"outcome": "beyond" if value <= 0 else None, "ceiling": finite(value)})
+    return found
 
 
 _STAGES: dict[str, Callable[[_Batch], list[dict[str, Any]]]] = {

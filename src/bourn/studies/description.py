@@ -94,7 +94,8 @@ class Description:
 
     ``clip``: the range of every entry of an input, or None; ``cascade``: the methods, and "pgd", that may decide an image before
     LP-ALL does, cheapest first; ``precision``: of minimum-distortion's radii, relative, by method where they differ ("" for the
-    others); ``losses``: whether ladders are to say where bounds are lost.
+    others); ``losses``: whether ladders are to say where bounds are lost; ``bracket``: whether it is to be shown for images that
+    LP-ALL leaves open that they lie beyond every layer-wise method.
 
     Defaults are those of Salman et al. 2019: errors on balls clipped to [0, 1] with the labels given, distortions without clip
     and with the predictions for labels.
@@ -110,6 +111,7 @@ class Description:
     attack: AttackEntry = field(default=AttackEntry())
     precision: Mapping[str, float] = field(default_factory=lambda: {"": 1e-3})
     losses: bool = True
+    bracket: bool = True
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -197,13 +199,10 @@ class _Reading:
             methods,
             _clip(data.get("clip", study != "minimum-distortion")),
             _cascade(data.get("cascade", study == "adversarial-error")),
-            AttackEntry(
-                _number(settings, "attack.steps", int, 40),
-                _number(settings, "attack.step", float, _STEP[study]),
-                _number(settings, "attack.restarts", int, 1),
-            ),
+            _attack(settings, study),
             _precision(data.get("precision", 1e-3)),
             _switch(data, "losses", True),
+            _switch(data, "bracket", True),
         )
 
     def network(self, entry: Mapping[str, Any], number: int) -> NetworkEntry:
@@ -237,7 +236,11 @@ _METHODS = {
     "ladder": tuple(m.name for m in METHODS),
 }
 
-_STEP = {"adversarial-error": 0.01, "minimum-distortion": 0.0, "ladder": 0.0}
+_ATTACKS = {
+    "adversarial-error": AttackEntry(step=0.01),
+    "minimum-distortion": AttackEntry(restarts=5),
+    "ladder": AttackEntry(steps=100, restarts=5),
+}
 
 
 def _known(table: Mapping[str, Any], cls: type, where: str) -> None:
@@ -277,6 +280,17 @@ def _list(table: Mapping[str, Any], key: str, kind: Any, default: Sequence[Any])
 
 
 _KINDS = {str: "texts", int: "integers", (int, float): "numbers", Mapping: "tables"}
+
+
+def _attack(table: Mapping[str, Any], study: str) -> AttackEntry:
+    usual = _ATTACKS[study]
+    found = AttackEntry(
+        _number(table, "attack.steps", int, usual.steps),
+        _number(table, "attack.step", float, usual.step),
+        _number(table, "attack.restarts", int, usual.restarts),
+    )
+    _check(study != "minimum-distortion" or found.step == 0, "attack.step: steps follow the radius here; leave it out")
+    return found
 
 
 def _switch(table: Mapping[str, Any], key: str, default: bool) -> bool:

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bourn.formats.model import Model
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box, linf_ball
 from bourn.problem.problem import Objectives, label_margins
 from bourn.solvers.dual_ascent import DualAscent
-from bourn.solvers.methods import Method, method
+from bourn.solvers.methods import method
 from bourn.solvers.simplex import Simplex
 from bourn.studies.description import Description
 
@@ -79,7 +80,7 @@ class Kind(ABC):
         """The rounds of a task about a network with so many neurons, cheapest first."""
 
     @abstractmethod
-    def answer(self, job: Job, graph: Graph, images: Tensor, stages: tuple[str, ...], last: bool) -> list[Found]:
+    def answer(self, job: Job, model: Model, images: Tensor, stages: tuple[str, ...], last: bool) -> list[Found]:
         """Run a round's stages on images (N, *shape); tasks that stay open go on to the next, after the ``last`` none do."""
 
 
@@ -97,11 +98,11 @@ def kind_of(study: str) -> Kind:
 
 def work(job: Job, data: bytes) -> list[Found]:
     """What a worker does: one round of a job about the network whose ONNX file is ``data``."""
-    graph = _graph(data, job.device)
+    model = _model(data, job.device)
     kind = kind_of(job.tasks[0]["study"])
-    rounds = kind.rounds(job.tasks[0], neurons(graph))
-    images = torch.from_numpy(job.images).to(graph.device).reshape(-1, *graph.input_shape)
-    return kind.answer(job, graph, images, rounds[job.round].stages, job.round == len(rounds) - 1)
+    rounds = kind.rounds(job.tasks[0], neurons(model.graph))
+    images = torch.from_numpy(job.images).to(model.graph.device).reshape(-1, *model.graph.input_shape)
+    return kind.answer(job, model, images, rounds[job.round].stages, job.round == len(rounds) - 1)
 
 
 def neurons(graph: Graph) -> int:
@@ -110,11 +111,11 @@ def neurons(graph: Graph) -> int:
 
 
 @lru_cache(maxsize=32)
-def _graph(data: bytes, device: str) -> Graph:
+def _model(data: bytes, device: str) -> Model:
     from bourn.device import device as by_device
     from bourn.formats.onnx import from_bytes
 
-    return from_bytes(data).to(by_device(device))
+    return Model(from_bytes(data).to(by_device(device)), data)
 
 
 def at_once(name: str, neurons: int) -> int:
@@ -135,12 +136,6 @@ def margins_of(tasks: Iterable[Task], graph: Graph) -> Objectives:
     """The margins of every task's label over all other classes, in the classes' order."""
     labels = torch.tensor([task["label"] for task in tasks], device=graph.device)
     return label_margins(labels, graph.nodes[graph.output].size)
-
-
-def lower_bounds(graph: Graph, chosen: str | Method, balls: Box, margins: Objectives, enough: float) -> Tensor:
-    """Lower bounds (N, M) of margins by a method; one above ``enough`` need not be improved."""
-    by = method(chosen) if isinstance(chosen, str) else chosen
-    return by.prepare(graph, balls).minimise(margins, enough).bound
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from bourn.errors import UsageError
+from bourn.formats.model import Model
 from bourn.interval import Interval
 from bourn.layer_losses import losses_by_layer
 from bourn.network.graph import Graph
@@ -35,11 +36,11 @@ class Ladders(Kind):
     def rounds(self, task: Task, neurons: int) -> tuple[Round, ...]:
         return (Round((self.name,), 1),)
 
-    def answer(self, job: Job, graph: Graph, images: Tensor, stages: tuple[str, ...], last: bool) -> list[Found]:
+    def answer(self, job: Job, model: Model, images: Tensor, stages: tuple[str, ...], last: bool) -> list[Found]:
         found = []
         for i, task in enumerate(job.tasks):
             with clock() as timer:
-                result = _climb(graph, images[i : i + 1], task)
+                result = _climb(model.graph, images[i : i + 1], task)
             found.append(Found(result, timer.seconds, open=False))
         return found
 

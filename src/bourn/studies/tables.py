@@ -113,7 +113,7 @@ def _errors(records: Sequence[Record]) -> Row:
     outcomes: dict[int, set[str]] = {}
     for record in records:
         outcomes.setdefault(record.task["image"], set()).add(_outcome(record))
-    row["beyond"] = sum("beyond" in own for own in outcomes.values())
+    row["beyond"] = sum("beyond" in own and "attacked" not in own for own in outcomes.values())
     row["undecided"] = sum(own == {"undecided"} for own in outcomes.values())
     return {**row, "seconds": round(sum(r.seconds for r in records), 2)}
 
