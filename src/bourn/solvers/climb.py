@@ -20,8 +20,12 @@ Settled = Callable[[Tensor], Tensor]
 
 LOOK = 15
 """After so many steps it is looked again which rows are done."""
-SHARE = 0.1
-"""A row's gap is taken to be reached where ``LOOK`` steps gained less than this share of it: measured, not proved."""
+SHARE = 0.05
+"""A row stalls where ``LOOK`` steps gained less than this share of its gap."""
+SHORTER = 0.25
+"""A row that stalls goes back to its best slopes with steps shorter by this factor, for long steps may only have gone to and fro."""
+SHORT = 200.0
+"""Where it stalls with steps shorter than so many times its gap, the gap is taken to be reached: measured, not proved."""
 FULL = 0.7
 """Rows that are done are left out as soon as the others fill less than this share."""
 
@@ -70,6 +74,7 @@ class _Run:
         self.found = {v: c.replaced([t.clone() for t in c.tensors()]) for v, c in self.choices.items()}
         self.best = dual.constant.new_full((dual.batch, dual.count), -math.inf)
         self.before = self.best
+        self.length = torch.full_like(self.best, how.step)
         self.all_best = self.best.clone()
         self.open = torch.ones_like(self.best, dtype=torch.bool)
         device = self.best.device
@@ -111,8 +116,10 @@ class _Run:
         done = torch.zeros_like(self.best, dtype=torch.bool)
         if settled is not None:
             done |= settled(self.all_best)[where]
-        if self.how.gap > 0 and step >= 2 * LOOK:
-            done |= self.best - self.before <= SHARE * self.how.gap * self.best.abs().clamp(min=1.0)
+        if self.how.gap > 0 and step >= LOOK and step % LOOK == 0:
+            stalled = self.best - self.before <= SHARE * self.how.gap * self.best.abs().clamp(min=1.0)
+            done |= stalled & (self.length * self.how.decay**step <= SHORT * self.how.gap)
+            self._go_back(stalled & ~done)
         self.open[where] = ~done
         if step % LOOK == 0:
             self.before = self.best
@@ -123,6 +130,16 @@ class _Run:
         if most * len(problems) < FULL * self.best.numel():
             self._leave_out(problems, torch.argsort(done.to(torch.int8), dim=1, stable=True)[problems, :most])
         return True
+
+    def _go_back(self, rows: Tensor) -> None:
+        """Let these rows (B', M') try again from their best choices with shorter steps."""
+        if bool(rows.any()):
+            self.length = torch.where(rows, SHORTER * self.length, self.length)
+            for v, c in self.choices.items():
+                pairs = zip(self.best_choices[v].tensors(), c.tensors(), strict=True)
+                self.choices[v] = c.replaced([_where(rows, *pair) for pair in pairs])
+            for key, first in self.first.items():
+                self.first[key] = first.masked_fill(_wide(rows, first), 0.0)
 
     def _leave_out(self, problems: Tensor, rows: Tensor) -> None:
         """Go on with these problems (B'',) and of each these rows (B'', M'')."""
@@ -140,6 +157,7 @@ class _Run:
         self.first, self.second = ({key: take(t) for key, t in own.items()} for own in (self.first, self.second))
         self.dual = self.dual.take(problems, rows)
         self.problems, self.rows = self.problems[problems], take(self.rows)
+        self.length = take(self.length)
         self.best, self.before = take(self.best), take(self.before)
 
     def write_back(self) -> None:
@@ -151,18 +169,20 @@ class _Run:
     def move(self, found: Evaluation, step: int) -> None:
         """One step of every slope."""
         how, gradients = self.how, self.dual.gradient(found, self.choices)
-        length = how.step * how.decay**step
+        length = self.length * how.decay**step
         moved = {v: c.tensors() for v, c in self.choices.items()}
+        noise = max(1e-8, 100 * torch.finfo(self.best.dtype).eps)
         for node, which in self.slopes:
             gradient = gradients[node][which]
-            assert gradient is not None
+            if gradient is None:  # of the problems that are left none has a choice there
+                continue
             limits, key = self._range(node, which), (node, which)
             first = self.first[key].lerp_(gradient, 1 - how.memory)
             second = self.second[key].mul_(0.999).addcmul_(gradient, gradient, value=0.001)
             root = (second / (1 - 0.999 ** (step + 1))).sqrt_()
             # Entries whose gradient is nothing but rounding stay where they are.
             most = root.flatten(2).amax(2).reshape(*root.shape[:2], *(1,) * (root.dim() - 2))
-            change = first / (root + (1e-8 * most + _LEAST)) * (length / (1 - how.memory ** (step + 1)))
+            change = first / (root + (noise * most + _LEAST)) * _wide(length / (1 - how.memory ** (step + 1)), first)
             old = moved[node][which]
             if limits is None:
                 size = torch.stack([row.abs().flatten(2).amax(2) for row in found.rows.values()]).amax(0)
@@ -181,4 +201,9 @@ _LEAST = 1e-30
 def _where(better: Tensor, new: Tensor, old: Tensor) -> Tensor:
     if new is old:
         return old
-    return torch.where(better.reshape(*better.shape, *(1,) * (new.dim() - 2)), new, old)
+    return torch.where(_wide(better, new), new, old)
+
+
+def _wide(t: Tensor, like: Tensor) -> Tensor:
+    """A tensor (B, M) with the axes of an entry behind."""
+    return t.reshape(*t.shape, *(1,) * (like.dim() - 2))

@@ -51,7 +51,7 @@ class DualAscent(Solver):
     decay: float = 0.96
     memory: float = 0.8
     gap: float = 0.0
-    chunk_bytes: int = 1 << 22
+    chunk_bytes: int = 1 << 21
     patience: float = 1.0
     direct: bool = False
     start: BackSubstitution = field(default=BackSubstitution(LineRule.AREA))

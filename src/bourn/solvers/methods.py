@@ -345,10 +345,8 @@ def to_gap(chosen: Method, gap: float) -> Method:
         return method(BARRIER)
     climbing = method(ASCENT)
     assert isinstance(climbing.solver, DualAscent)
-    # Steps shorten as they go: a finer gap needs more of them, which shorten more slowly.
-    finer = max(1.0, math.log(gap) / math.log(GAP)) ** 3
-    steps, decay = round(climbing.solver.steps * finer), climbing.solver.decay ** (1 / finer)
-    return replace(climbing, solver=replace(climbing.solver, gap=gap, steps=steps, decay=decay))
+    steps = round(climbing.solver.steps * max(1.0, math.log(gap) / math.log(GAP)) ** 3)
+    return replace(climbing, solver=replace(climbing.solver, gap=gap, steps=steps))
 
 
 def within(chosen: Method, memory: float) -> Method:
