@@ -14,6 +14,7 @@ current one installs from its repository, into an environment of its own next to
     OMP_NUM_THREADS=1 python benchmarks/peers.py
     OMP_NUM_THREADS=1 python benchmarks/peers.py --method alpha-crown       # auto_LiRPA's CROWN-Optimized at its defaults
     OMP_NUM_THREADS=1 python benchmarks/peers.py --method alpha-crown-all   # the same, beside ascent on inner bounds too
+    OMP_NUM_THREADS=1 python benchmarks/peers.py --method lp-all-ascent     # the same, beside LP-ALL to a gap of 1e-4
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def main() -> int:
         "--repeat", type=int, default=3, help="rounds over all measurements; the fastest of each counts (default 3)"
     )
     parser.add_argument("--only", choices=NETWORKS, help="this network alone")
-    parser.add_argument("--method", default="crown", choices=("crown", "alpha-crown", "alpha-crown-all"), help="bourn's method")
+    methods = ("crown", "alpha-crown", "alpha-crown-all", "lp-all-ascent")
+    parser.add_argument("--method", default="crown", choices=methods, help="bourn's method")
     parser.add_argument("--images", type=int, default=IMAGES, help=f"how many images (default {IMAGES})")
     parser.add_argument("--peer-double", action="store_true", help="let auto_LiRPA compute in float64 too")
     parser.add_argument("--measure", nargs=3, metavar=("TOOL", "NETWORK", "BATCH"), help=argparse.SUPPRESS)

@@ -49,16 +49,19 @@ def close(a: Tensor, b: Tensor) -> None:
 
 
 def few_steps(m: Method) -> Method:
-    """The method; ascent on multipliers without steps, for it starts where two corners are equally good but for rounding."""
-    if isinstance(m.solver, DualAscent) and m.solver.direct:
-        return dataclasses.replace(m, solver=dataclasses.replace(m.solver, steps=0))
+    """The method; ascent with few steps, and on multipliers without, for where two corners are as good rounding chooses one.
+
+    Steps that shorten so fast are taken in float64.
+    """
+    if isinstance(m.solver, DualAscent):
+        return dataclasses.replace(m, solver=dataclasses.replace(m.solver, steps=0 if m.solver.direct else 5, decay=0.05, gap=0.0))
     return m
 
 
 def alike(m: Method, a: Tensor, b: Tensor) -> None:
     """Two bounds of one quantity: equal up to rounding in closed form, nearly so where iterations end."""
     if isinstance(m.solver, DualAscent | Simplex):
-        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
     else:
         close(a, b)
 
@@ -105,7 +108,7 @@ def test_chunks_do_not_change_the_bounds(m: Method) -> None:
     if not hasattr(m.solver, "chunk_bytes"):
         pytest.skip("the solver does not work in chunks")
     if isinstance(m.solver, DualAscent):  # how far it gets is not what is asked
-        m = dataclasses.replace(m, solver=dataclasses.replace(m.solver, steps=1))
+        m = dataclasses.replace(m, solver=dataclasses.replace(m.solver, steps=1, decay=1e-6, gap=0.0))
     for graph, question in BATCHES[:3] if isinstance(m.solver, DualAscent | Simplex) else BATCHES[:6]:
         objectives = random_objectives(graph, random(3), 4, inputs=True, batch=question.batch)
         usual = m.prepare(graph, question)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bourn.deadline import Deadline
@@ -19,7 +20,8 @@ from bourn.network.graph import Graph
 from bourn.problem.input_set import InputSet
 from bourn.problem.problem import Objectives
 from bourn.program.relaxed import intersect_outside
-from bourn.solvers.methods import Method
+from bourn.solvers.base import join
+from bourn.solvers.methods import Method, to_gap, within
 from bourn.solvers.methods import method as by_name
 
 
@@ -64,6 +66,8 @@ def bound(
     nodes: Sequence[str] | None = None,
     objectives: Objectives | None = None,
     outside: Mapping[str, Interval] | None = None,
+    gap: float | None = None,
+    memory: float | None = None,
     timeout: float | Deadline | None = None,
     device: str = "cpu",
     example: Any = None,
@@ -74,7 +78,9 @@ def bound(
     is its size.  ``method``: a name of ``bourn methods`` or a :class:`Method`.  The bounds hold in real
     arithmetic for the weights as stored: rounding errors are accounted for outward.  ``outside``: bounds (B, *shape) of
     pre-activations by name, from anywhere (:func:`read_bounds` reads what :meth:`Bounds.save` wrote); they are relied on, and
-    what comes out holds where they hold.
+    what comes out holds where they hold.  ``gap``: for LP-ALL, how near to the optimum, relative to max(1, |optimum|)
+    (:func:`bourn.solvers.methods.to_gap`).  ``memory``: bytes for what is computed, the network itself not counted; problems go
+    in parts that keep within about so much.
 
     Raises :class:`bourn.errors.BournError` where an argument does not fit, :class:`bourn.deadline.OutOfTime`
     after ``timeout`` (seconds, reading included, or a deadline that already runs).
@@ -82,6 +88,8 @@ def bound(
     began = time.monotonic()
     deadline = timeout if isinstance(timeout, Deadline) else Deadline(timeout)
     chosen = by_name(method) if isinstance(method, str) else method
+    chosen = chosen if gap is None else to_gap(chosen, gap)
+    chosen = chosen if memory is None else within(chosen, memory / 2)
     graph = load(model, example=example).graph
     if input_set.lower[0].numel() != graph.nodes[0].size:
         raise UsageError(f"the input set has shape {input_set.shape}, the network's input {graph.input_shape}")
@@ -90,13 +98,24 @@ def bound(
     graph, box = graph.to(place), box.to(place)
     numbers = [*graph.pre_activations, graph.output] if nodes is None else [graph.number(name) for name in nodes]
     given = {} if outside is None else _given(graph, outside, box.batch)
-    prepared = chosen.prepare(graph, box, outside=given or None, deadline=deadline)
-    found = {}
-    for v in dict.fromkeys(numbers):
-        own = prepared.node(v)
-        found[graph.nodes[v].name] = intersect_outside(graph, v, own, given[v]) if v in given else own
-    values = None if objectives is None else prepared.minimise(objectives.to(place)).bound
-    return Bounds(chosen, found, values, time.monotonic() - began)
+    at_once = box.batch if memory is None else max(1, int(memory / 2) // (_TENSORS * 8 * sum(n.size for n in graph.nodes)))
+    parts: dict[int, list[Interval]] = {v: [] for v in dict.fromkeys(numbers)}
+    values = []
+    for first in range(0, box.batch, at_once):
+        some = slice(first, first + at_once)
+        own = {z: Interval(b.lower[some], b.upper[some]) for z, b in given.items()}
+        prepared = chosen.prepare(graph, box[some], outside=own or None, deadline=deadline)
+        for v, found in parts.items():
+            bounds = prepared.node(v)
+            found.append(intersect_outside(graph, v, bounds, own[v]) if v in own else bounds)
+        if objectives is not None:
+            values.append(prepared.minimise(objectives.take(some).to(place)).bound)
+    nodes_found = {graph.nodes[v].name: join(found) for v, found in parts.items()}
+    return Bounds(chosen, nodes_found, torch.cat(values) if values else None, time.monotonic() - began)
+
+
+_TENSORS = 24
+"""Tensors of a node's size that a program and its bounds hold for every problem: measured."""
 
 
 def _given(graph: Graph, outside: Mapping[str, Interval], batch: int) -> dict[int, Interval]:
@@ -122,7 +141,6 @@ def read_bounds(path: str | Path) -> dict[str, Interval]:
     import zlib
 
     import numpy as np
-    import torch
 
     arrays = {}
     try:

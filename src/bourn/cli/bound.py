@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bourn.cli.main import plural
+from bourn.cli.main import in_bytes, plural
 from bourn.cli.questions import Ball, ball_options
 from bourn.errors import UsageError
 
@@ -29,6 +29,8 @@ SHOWN = 20
 @click.option("--node", "-n", "nodes", multiple=True, help="A node's name; by default all pre-activations and the output.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Also write the bounds to a NumPy .npz file.")
 @click.option("--with", "given", metavar="FILE", help="Rely on these bounds of pre-activations too: a file that --save wrote.")
+@click.option("--gap", type=float, help="For lp-all: how near to its optimum, relative; 1e-8 or less is exact.")
+@click.option("--memory", metavar="SIZE", help="For what is computed, such as 500MB or 2GB; more problems than fit go in parts.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Time limit, start-up included.")
 @click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu or cuda.")
 @click.pass_obj
@@ -41,6 +43,8 @@ def command(
     nodes: tuple[str, ...],
     save: Path | None,
     given: str | None,
+    gap: float | None,
+    memory: str | None,
     timeout: float | None,
     device: str,
 ) -> None:
@@ -70,7 +74,17 @@ def command(
         asked = ball.input_set(model)
     try:
         outside = None if given is None else _outside(given, model)
-        found = bound(model, asked, method=method, nodes=nodes or None, outside=outside, timeout=deadline, device=device)
+        found = bound(
+            model,
+            asked,
+            method=method,
+            nodes=nodes or None,
+            outside=outside,
+            gap=gap,
+            memory=None if memory is None else in_bytes(memory),
+            timeout=deadline,
+            device=device,
+        )
     except OutOfTime:
         raise UsageError(f"out of time after {timeout:g} s, before all nodes were bounded") from None
     if save is not None:

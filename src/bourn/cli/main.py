@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import time
 
 import click
 
 from bourn._version import __version__
-from bourn.errors import BournError
+from bourn.errors import BournError, UsageError
 
 _STARTED = time.monotonic()
 
@@ -102,3 +103,11 @@ def _fail(message: str, status: int) -> int:
 def plural(count: int, one: str, many: str) -> str:
     """A count with the right form of its noun."""
     return f"{count} {one if count == 1 else many}"
+
+
+def in_bytes(size: str) -> float:
+    """A size such as 500MB or 2 GB in bytes; raises :class:`UsageError` where it is none."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)I?B?", size.strip().upper())
+    if found is None or float(found[1]) == 0:
+        raise UsageError(f"{size!r} is no size; write one such as 500MB or 2GB")
+    return float(found[1]) * 1000.0 ** " KMGT".index(found[2] or " ")

@@ -75,7 +75,7 @@ class Objectives:
     def __len__(self) -> int:
         return self.constant.shape[-1]
 
-    def take(self, problems: slice) -> Objectives:
+    def take(self, problems: slice | Tensor) -> Objectives:
         """The objectives of some problems; those shared by all stay as they are."""
 
         def cut(t: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ states the bound for the multipliers found.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -21,42 +21,11 @@ from torch import Tensor
 from bourn.network.affine import Affine
 from bourn.network.graph import Input
 from bourn.problem.input_set import dot
+from bourn.program.hulls import Choice, Hull, mixed, on_line
 from bourn.program.linear_bounds import Multipliers
 from bourn.program.relaxed import RelaxedProgram
-from bourn.relaxations.base import NO_HINTS, Nonlinearity, Side, Tensors
-
-
-@dataclass(frozen=True, eq=False)
-class Hull:
-    """Both sides of a nonlinear node, rows' axis included, its free entries, and those with a summand of mu (None if none).
-
-    Entries that are not free have their lines for sides.  ``reach``: of what size a summand is, relative to the row, for every
-    input: the range of the hull's slopes where the multipliers themselves are looked for.
-    """
-
-    free: Tensor
-    below: Side
-    above: Side
-    imposed: Tensor | None
-    reach: Tensors
-
-
-@dataclass(eq=False)
-class Choice:
-    """What ascent chooses for one nonlinear node: parameters (B, M, *shape) of both sides, and summands ``extra`` of mu."""
-
-    below: Tensors
-    above: Tensors
-    extra: Tensors = ()
-
-    def tensors(self) -> list[Tensor]:
-        """Below, above and the summands, one after the other."""
-        return [*self.below, *self.above, *self.extra]
-
-    def replaced(self, tensors: Sequence[Tensor]) -> Choice:
-        """The same choice with other tensors."""
-        first, second = len(self.below), len(self.below) + len(self.above)
-        return Choice(tuple(tensors[:first]), tuple(tensors[first:second]), tuple(tensors[second:]))
+from bourn.program.restrict import take_problems
+from bourn.relaxations.base import NO_HINTS, Tensors
 
 
 @dataclass(eq=False)
@@ -75,7 +44,7 @@ class Lagrangian:
     """
 
     def __init__(self, program: RelaxedProgram, rows: Mapping[int, Tensor], constant: Tensor, *, direct: bool = False) -> None:
-        self.program, self.rows, self.constant = program, rows, constant
+        self.program, self.rows, self.constant, self.direct = program, rows, constant, direct
         self.batch, self.count = program.batch, constant.shape[1]
         # A node that has no free entries keeps its lines.
         free = {v: own for v in program.graph.nonlinear if v in program.lines and bool((own := program.free(v)).any())}
@@ -83,24 +52,22 @@ class Lagrangian:
         self.imposed = [v for v in free if any(z in program.imposed for z in program.graph.nodes[v].inputs)]
         needed = {v for node in (*rows, *self.imposed) for v in program.graph.ancestors(node)}
         self.order = sorted(needed)
-        self.hulls = {v: _hull(program, v, own, direct) for v, own in free.items() if v in needed}
+        self.hulls = {v: Hull.of(program, v, own, direct) for v, own in free.items() if v in needed}
+
+    def take(self, problems: Tensor, rows: Tensor) -> Lagrangian:
+        """The same for some problems (B',), and of each the rows (B', M')."""
+
+        def pick(t: Tensor) -> Tensor:
+            own = t[problems] if len(t) == self.batch else t.expand(len(problems), *t.shape[1:])
+            return own.gather(1, rows.reshape(*rows.shape, *(1,) * (t.dim() - 2)).expand(-1, -1, *t.shape[2:]))
+
+        own = {v: pick(row) for v, row in self.rows.items()}
+        return Lagrangian(take_problems(self.program, problems), own, pick(self.constant), direct=self.direct)
 
     def start(self) -> dict[int, Choice]:
-        """The lines to start from (:attr:`bourn.relaxations.base.Side.start`), and no summands."""
-        choices = {}
-        for v, hull in self.hulls.items():
-            wide = (self.batch, self.count, *self.program.graph.nodes[v].shape)
-            below, above = (
-                tuple(
-                    start.expand(wide).clone() if bool((most > least).any()) else start
-                    for start, least, most in zip(side.start, side.least, side.greatest, strict=True)
-                )
-                for side in (hull.below, hull.above)
-            )
-            inputs = len(self.program.graph.nodes[v].inputs)
-            extra = () if hull.imposed is None else tuple(self.constant.new_zeros(wide) for _ in range(inputs))
-            choices[v] = Choice(below, above, extra)
-        return choices
+        """The lines to start from, and no summands."""
+        nodes = self.program.graph.nodes
+        return {v: hull.start((self.batch, self.count, *nodes[v].shape)) for v, hull in self.hulls.items()}
 
     def evaluate(self, choices: Mapping[int, Choice]) -> Evaluation:
         """The dual function at these slopes."""
@@ -136,33 +103,14 @@ class Lagrangian:
 
     def _through(self, node: int, row: Tensor, choice: Choice | None) -> tuple[Tensors, Tensor]:
         """The row on every pre-activation, and the node's term (B, M)."""
-        positive = row.clamp(min=0)
+        if choice is not None:
+            return self.hulls[node].through(row, choice)
+        positive, lines = row.clamp(min=0), self.program.lines[node]
         negative = row - positive
-        if choice is None:
-            lines = self.program.lines[node]
-            mus = _mixed(positive, [s[:, None] for s in lines.lower_slopes], negative, [s[:, None] for s in lines.upper_slopes])
-            value = dot(positive.flatten(2), lines.lower_offset.flatten(1)[..., None])
-            value = value + dot(negative.flatten(2), lines.upper_offset.flatten(1)[..., None])
-            return mus, value[..., 0]
-        hull = self.hulls[node]
-        (below, low), (above, high) = hull.below.line(choice.below), hull.above.line(choice.above)
-        mus = _mixed(positive, below, negative, above)
-        if hull.imposed is None:
-            return mus, (positive * low + negative * high).flatten(2).sum(2)
-        mus = tuple(mu + extra for mu, extra in zip(mus, choice.extra, strict=True))
-        return mus, self._term(node, hull, row, mus)[1].flatten(2).sum(2)
-
-    def _term(self, node: int, hull: Hull, row: Tensor, mus: Tensors) -> tuple[Tensors, Tensor, Tensor]:
-        """The point at which row * x - mu * z is least, that value (exact lines where an entry is not free), and x there."""
-        operation = self.program.graph.nodes[node].operation
-        assert isinstance(operation, Nonlinearity)
-        points, height = operation.attained(self.program.inputs_of(node), row, mus)
-        value = row * height
-        for mu, point in zip(mus, points, strict=True):
-            value = value - mu * point
-        lines = self.program.lines[node]
-        fixed = row.clamp(min=0) * lines.lower_offset[:, None] + row.clamp(max=0) * lines.upper_offset[:, None]
-        return points, torch.where(hull.free, value, fixed), height
+        mus = mixed(positive, [s[:, None] for s in lines.lower_slopes], negative, [s[:, None] for s in lines.upper_slopes])
+        value = dot(positive.flatten(2), lines.lower_offset.flatten(1)[..., None])
+        value = value + dot(negative.flatten(2), lines.upper_offset.flatten(1)[..., None])
+        return mus, value[..., 0]
 
     def gradient(self, found: Evaluation, choices: Mapping[int, Choice]) -> dict[int, list[Tensor | None]]:
         """A supergradient for every tensor of every choice: by the relaxed point at which the value is attained."""
@@ -189,31 +137,12 @@ class Lagrangian:
         """The relaxed point's value behind a nonlinear node, and the gradients of its choice."""
         if row is None:
             row = torch.zeros_like(z[0])
-        upward = row > 0
-        if choice is None:
-            lines = self.program.lines[node]
-            low = _on_line([s[:, None] for s in lines.lower_slopes], lines.lower_offset[:, None], z)
-            high = _on_line([s[:, None] for s in lines.upper_slopes], lines.upper_offset[:, None], z)
-            return torch.where(upward, low, high), []
-        hull = self.hulls[node]
-        (below, low), (above, high) = hull.below.line(choice.below), hull.above.line(choice.above)
-        value = torch.where(upward, _on_line(below, low, z), _on_line(above, high, z))
-        positive, negative = row.clamp(min=0), row.clamp(max=0)
-        if hull.imposed is None:
-            down = [positive * p if _adjustable(hull.below, i) else None for i, p in enumerate(hull.below.pull(choice.below, z))]
-            up = [negative * p if _adjustable(hull.above, i) else None for i, p in enumerate(hull.above.pull(choice.above, z))]
-            return value, [*down, *up]
-        mus = tuple(mu + extra for mu, extra in zip(_mixed(positive, below, negative, above), choice.extra, strict=True))
-        points, _, height = self._term(node, hull, row, mus)
-        toward = tuple((own - point).masked_fill(~hull.free, 0.0) for own, point in zip(z, points, strict=True))
-        # Through Lambda the value moves by the slope, for mu does, and by the height of the touching point.
-        moved = height
-        for low_slope, high_slope, step in zip(below, above, toward, strict=True):
-            moved = moved + torch.where(upward, low_slope, high_slope) * step
-        value = torch.where(hull.free, moved, value)
-        down = [positive * toward[0] if _adjustable(hull.below, i) else None for i in range(len(choice.below))]
-        up = [negative * toward[0] if _adjustable(hull.above, i) else None for i in range(len(choice.above))]
-        return value, [*down, *up, *(step.masked_fill(~hull.imposed, 0.0) for step in toward)]
+        if choice is not None:
+            return self.hulls[node].forward(z, row, choice)
+        lines = self.program.lines[node]
+        low = on_line([s[:, None] for s in lines.lower_slopes], lines.lower_offset[:, None], z)
+        high = on_line([s[:, None] for s in lines.upper_slopes], lines.upper_offset[:, None], z)
+        return torch.where(row > 0, low, high), []
 
     def multipliers(self, choices: Mapping[int, Choice]) -> dict[int, Multipliers]:
         """The choices in the form that states a bound."""
@@ -226,49 +155,5 @@ class Lagrangian:
         return found
 
 
-def _adjustable(side: Side, parameter: int) -> bool:
-    return bool((side.greatest[parameter] > side.least[parameter]).any())
-
-
-def _mixed(positive: Tensor, below: Sequence[Tensor], negative: Tensor, above: Sequence[Tensor]) -> Tensors:
-    """The multipliers of a row whose parts take these slopes."""
-    return tuple(positive * low + negative * high for low, high in zip(below, above, strict=True))
-
-
-def _on_line(slopes: Sequence[Tensor], offset: Tensor, z: Tensors) -> Tensor:
-    for slope, own in zip(slopes, z, strict=True):
-        offset = offset + slope * own
-    return offset
-
-
 def _add(pending: dict[int, Tensor], node: int, row: Tensor) -> None:
     pending[node] = pending[node] + row if node in pending else row
-
-
-def _hull(program: RelaxedProgram, node: int, free: Tensor, direct: bool) -> Hull:
-    operation, inputs = program.graph.nodes[node].operation, program.graph.nodes[node].inputs
-    assert isinstance(operation, Nonlinearity)
-    lines = program.lines[node]
-    given = [program.imposed[z] for z in inputs if z in program.imposed]
-    imposed = None if not given else torch.stack([g & free for g in given]).any(0)
-    if direct:
-        imposed = free
-    below, above = operation.sides(*program.inputs_of(node))
-    if not bool(free.all()):
-        below = below.fixed(~free, lines.lower_slopes, lines.lower_offset)
-        above = above.fixed(~free, lines.upper_slopes, lines.upper_offset)
-    if imposed is not None and not bool(imposed.any()):
-        imposed = None
-    reach = _slope_range(below, above) if direct else (torch.ones_like(lines.lower_offset),) * len(inputs)
-    own = None if imposed is None else imposed[:, None]
-    return Hull(free[:, None], below.unsqueezed(), above.unsqueezed(), own, tuple(r[:, None] for r in reach))
-
-
-def _slope_range(below: Side, above: Side) -> Tensors:
-    """How far apart the slopes of a hull's extreme lines are, for every input."""
-    extremes = [side.line(parameters)[0] for side in (below, above) for parameters in (side.least, side.start, side.greatest)]
-    found = []
-    for slopes in zip(*extremes, strict=True):
-        together = torch.stack(torch.broadcast_tensors(*slopes))  # type: ignore[no-untyped-call]
-        found.append(together.amax(0) - together.amin(0))
-    return tuple(found)

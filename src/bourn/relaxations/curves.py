@@ -43,7 +43,7 @@ class Slopes(Side):
         for other, value in zip(self.points[1:], self.values[1:], strict=True):
             candidate = value - slope * other
             # An edge's slope touches at both its ends: which of them is not left to rounding.
-            least = 1e-12 * (value.abs() + (slope * other).abs())
+            least = 4096 * torch.finfo(slope.dtype).eps * (value.abs() + (slope * other).abs())
             better = candidate < offset - least if self.below else candidate > offset + least
             point, offset = torch.where(better, other, point), torch.where(better, candidate, offset)
         return point, offset

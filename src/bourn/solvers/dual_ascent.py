@@ -19,13 +19,15 @@ from bourn.interval import Interval
 from bourn.network.graph import Graph
 from bourn.problem.input_set import InputSet
 from bourn.problem.problem import Objectives
-from bourn.program.lagrangian import Evaluation, Lagrangian
+from bourn.program.lagrangian import Lagrangian
 from bourn.program.linear_bounds import Multipliers, RowBounds, back_substitute
+from bourn.program.reduced import ReducedLagrangian, pays
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.program.restrict import take_problems
 from bourn.relaxations.base import LineRule
 from bourn.solvers.back_substitution import BackSubstitution, coefficient_error
 from bourn.solvers.base import Prepared, Solution, Solver, Status, output_rows
+from bourn.solvers.climb import Dual, Settled, Steps, climb
 from bourn.solvers.combination import linear_weights
 from bourn.solvers.tightening import refine, unstable, widest
 
@@ -34,17 +36,22 @@ from bourn.solvers.tightening import refine, unstable, widest
 class DualAscent(Solver):
     """Projected supergradient ascent with Adam's steps; sound, and exact for the relaxed program in the limit.
 
-    ``steps``: at most so many for every row, the first of length ``step`` (1: the whole range of a slope), each ``decay``
-    times the one before.  A row stops early where its bound is above what is asked for.  ``chunk_bytes`` bounds the memory of
-    one set of rows; some ten are alive at a time.  ``patience``: the share of the time left that may go into inner bounds;
-    neurons that are not reached by then keep their bounds in closed form.  ``direct``: the multipliers themselves are improved,
-    as Dvijotham et al. 2018 do, starting from those of the lines; slopes reach the optimum in fewer steps.
+    ``steps`` and what follows: see :class:`bourn.solvers.climb.Steps`.  With a ``gap`` a row stops where steps gain little
+    against it, so that its bound is about so near to the optimum of its program, relative to max(1, |optimum|); that is
+    measured, not proved.  A row stops in any case where its bound is above what is asked for.
+
+    ``chunk_bytes`` bounds the memory of one set of rows; some ten are alive at a time.  ``patience``: the share of the time left
+    that may go into inner bounds; neurons that are not reached by then keep their bounds in closed form.  ``direct``: the
+    multipliers themselves are improved, as Dvijotham et al. 2018 do, starting from those of the lines; slopes reach the optimum
+    in fewer steps.
     """
 
     steps: int = 20
     step: float = 0.3
-    decay: float = 0.98
-    chunk_bytes: int = 1 << 23
+    decay: float = 0.96
+    memory: float = 0.8
+    gap: float = 0.0
+    chunk_bytes: int = 1 << 21
     patience: float = 1.0
     direct: bool = False
     start: BackSubstitution = field(default=BackSubstitution(LineRule.AREA))
@@ -81,17 +88,31 @@ class DualAscent(Solver):
         """What is known or else closed-form bounds, and ascent where these leave a neuron open."""
         loose = self.start.pre_activation(program, node, deadline) if known is None else known
         deadline.check()
-        return self.entries(program, node, loose, unstable(program.graph, node, loose), soft)
+        return self.entries(program, node, loose, unstable(program.graph, node, loose), soft, inner=True)
 
-    def entries(self, program: RelaxedProgram, node: int, known: Interval, wanted: Tensor, deadline: Deadline) -> Interval:
-        """Bounds of a node's entries, by ascent where ``wanted``; never worse than those ``known``."""
+    def entries(
+        self, program: RelaxedProgram, node: int, known: Interval, wanted: Tensor, deadline: Deadline, *, inner: bool = False
+    ) -> Interval:
+        """Bounds of a node's entries, by ascent where ``wanted``; never worse than those ``known``.
+
+        Those of an ``inner`` node need not be better where they make it stable, for they enter nothing then.
+        """
         if not _adjustable(program, node):
             return known
+
+        def settled(best: Tensor) -> Tensor:
+            count = best.shape[1] // 2
+            # Values are not rounded outward: what is stable by a hair's breadth goes on.
+            hair = 1e-5 * best.abs().clamp(min=1.0)
+            low, high = (best - hair)[:, :count].to(torch.float64), (hair - best)[:, count:].to(torch.float64)
+            stable = ~unstable(program.graph, node, Interval(torch.minimum(low, high), torch.maximum(low, high)))
+            return torch.cat([stable, stable], dim=1)
 
         def both(part: RelaxedProgram, rows: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
             (entry, own) = next(iter(rows.items()))
             count = own.shape[1]
-            found = self.ascend(part, {entry: torch.cat([own, -own], dim=1)}, own.new_zeros(1, 2 * count), deadline).lower
+            pairs = {entry: torch.cat([own, -own], dim=1)}
+            found = self.ascend(part, pairs, own.new_zeros(1, 2 * count), deadline, settled if inner else None).lower
             return found[:, :count], -found[:, count:]
 
         size = self.chunk_bytes // 2
@@ -104,14 +125,14 @@ class DualAscent(Solver):
         rows: Mapping[int, Tensor],
         constant: Tensor,
         deadline: Deadline = NEVER,
-        enough: float = math.inf,
+        settled: Settled | None = None,
         keep: Container[int] = (),
     ) -> RowBounds:
-        """Lower bounds (B, M) of rows plus ``constant``; rows whose bound is above ``enough`` need no better one.
+        """Lower bounds (B, M) of rows plus ``constant``; rows that are ``settled`` need no better one.
 
         Out of time it ends with what it has.
         """
-        return back_substitute(program, rows, constant, keep, self.climb(program, rows, constant, deadline, enough))
+        return back_substitute(program, rows, constant, keep, self.climb(program, rows, constant, deadline, settled))
 
     def climb(
         self,
@@ -119,88 +140,19 @@ class DualAscent(Solver):
         rows: Mapping[int, Tensor],
         constant: Tensor,
         deadline: Deadline = NEVER,
-        enough: float = math.inf,
+        settled: Settled | None = None,
     ) -> dict[int, Multipliers]:
         """The best multipliers found for every row, by nonlinear node."""
-        dual = Lagrangian(program, rows, constant, direct=self.direct)
-        run = _Run(self, dual)
-        for step in range(self.steps + 1):
-            found = dual.evaluate(run.choices)
-            run.keep(found.value)
-            if step == self.steps or not run.slopes or deadline.left <= 0 or bool((run.best > enough).all()):
-                break
-            run.move(found, step)
-        return dual.multipliers(run.best_choices)
-
-
-class _Run:
-    """The iterates of one ascent: the slopes as shares of their ranges, Adam's moments, the best choice of every row."""
-
-    def __init__(self, settings: DualAscent, dual: Lagrangian) -> None:
-        self.settings, self.dual = settings, dual
-        self.choices = dual.start()
-        self.best_choices = self.choices
-        self.best = dual.constant.new_full((dual.batch, dual.count), -math.inf)
-        self.slopes = [(v, i) for v, choice in self.choices.items() for i in range(len(choice.tensors())) if self._moves(v, i)]
-        self.first = {key: torch.zeros_like(self._tensor(key)) for key in self.slopes}
-        self.second = {key: torch.zeros_like(self._tensor(key)) for key in self.slopes}
-
-    def _range(self, node: int, which: int) -> tuple[Tensor, Tensor] | None:
-        """Between what a parameter lies; None for a summand."""
-        hull = self.dual.hulls[node]
-        least, greatest = hull.below.least + hull.above.least, hull.below.greatest + hull.above.greatest
-        return (least[which], greatest[which]) if which < len(least) else None
-
-    def _moves(self, node: int, which: int) -> bool:
-        limits = self._range(node, which)
-        return limits is None or (not self.settings.direct and bool((limits[1] > limits[0]).any()))
-
-    def _tensor(self, key: tuple[int, int]) -> Tensor:
-        return self.choices[key[0]].tensors()[key[1]]
-
-    def keep(self, value: Tensor) -> None:
-        """Remember the choices of rows that are better than ever."""
-        better = value > self.best
-        self.best = torch.where(better, value, self.best)
-        if bool(better.all()):
-            self.best_choices = self.choices
-        elif bool(better.any()):
-            self.best_choices = {
-                v: c.replaced([_where(better, *pair) for pair in zip(c.tensors(), self.best_choices[v].tensors(), strict=True)])
-                for v, c in self.choices.items()
-            }
-
-    def move(self, found: Evaluation, step: int) -> None:
-        """One step of every slope."""
-        gradients = self.dual.gradient(found, self.choices)
-        length = self.settings.step * self.settings.decay**step
-        moved = {v: c.tensors() for v, c in self.choices.items()}
-        for node, which in self.slopes:
-            gradient = gradients[node][which]
-            assert gradient is not None
-            limits, key = self._range(node, which), (node, which)
-            first = self.first[key].lerp_(gradient, 0.1)
-            second = self.second[key].mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-            scale = 1 / (1 - 0.9 ** (step + 1))
-            root = (second / (1 - 0.999 ** (step + 1))).sqrt_()
-            # Entries whose gradient is nothing but rounding stay where they are.
-            most = root.flatten(2).amax(2).reshape(*root.shape[:2], *(1,) * (root.dim() - 2))
-            change = length * scale * first / (root + (1e-8 * most + 1e-300))
-            old = moved[node][which]
-            if limits is None:
-                size = torch.stack([row.abs().flatten(2).amax(2) for row in found.rows.values()]).amax(0)
-                reach = self.dual.hulls[node].reach[which - len(moved[node])]
-                moved[node][which] = old + change * reach * size.reshape(*size.shape, *(1,) * (old.dim() - 2))
-            else:
-                least, greatest = limits
-                moved[node][which] = (old + change * (greatest - least)).clamp(least, greatest)
-        self.choices = {v: self.choices[v].replaced(tensors) for v, tensors in moved.items()}
-
-
-def _where(better: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    if new is old:
-        return old
-    return torch.where(better.reshape(*better.shape, *(1,) * (new.dim() - 2)), new, old)
+        dual: Dual
+        if not self.direct and pays(program, rows):
+            # Float32 resolves a row's value to about 1e-6; no bound rests on it.
+            coarse = (self.gap or self.decay**self.steps) >= 1e-5
+            dual = ReducedLagrangian(program, rows, constant, torch.float32 if coarse else torch.float64)
+        else:
+            dual = Lagrangian(program, rows, constant, direct=self.direct)
+        how = Steps(self.steps, self.step, self.decay, self.memory, self.gap)
+        choices, _ = climb(dual, how, settled=settled, deadline=deadline, direct=self.direct)
+        return dual.multipliers(choices)
 
 
 def _adjustable(program: RelaxedProgram, node: int) -> bool:
@@ -241,18 +193,24 @@ class Ascended(Prepared):
         return linear_weights(self.program, objectives)
 
     def minimise(self, objectives: Objectives, enough: float = math.inf) -> Solution:
-        graph = self.graph
+        graph, program = self.graph, self.program
+        bound = program.box.lower.new_empty(program.batch, len(objectives))
+        free = torch.zeros_like(bound[:, 0], dtype=torch.int64)
+        for v in graph.nonlinear:
+            free += program.free(v).flatten(1).sum(1)
+        # Problems with about as many free entries go together: the reduced program is filled up to the most.
+        order = torch.argsort(free, descending=True, stable=True)
         size = max(widest(graph, graph.output), graph.nodes[0].size)
-        at_once = max(1, self.solver.chunk_bytes // (8 * size * max(1, len(objectives))))
-        bounds = []
-        for first in range(0, self.program.batch, at_once):
+        while len(order):
             self.deadline.check()
-            some = slice(first, first + at_once)
-            part, wanted = take_problems(self.program, some), objectives.take(some)
+            rows_of_one = max(1, len(objectives), int(free[order[0]]))
+            at_once = max(1, self.solver.chunk_bytes // (8 * size * rows_of_one))
+            some, order = order[:at_once], order[at_once:]
+            part, wanted = take_problems(program, some), objectives.take(some)
             rows = output_rows(graph, wanted)
-            closed = back_substitute(part, rows, wanted.constant).lower
-            best = closed
-            if len(wanted) and not bool((closed > enough).all()):
-                best = torch.maximum(closed, self.solver.ascend(part, rows, wanted.constant, self.deadline, enough).lower)
-            bounds.append(best - coefficient_error(part, rows, wanted))
-        return Solution(torch.cat(bounds), Status.STOPPED)
+            best = back_substitute(part, rows, wanted.constant).lower
+            if len(wanted) and not bool((best > enough).all()):
+                found = self.solver.ascend(part, rows, wanted.constant, self.deadline, lambda value: value > enough)
+                best = torch.maximum(best, found.lower)
+            bound[some] = best - coefficient_error(part, rows, wanted)
+        return Solution(bound, Status.STOPPED)
