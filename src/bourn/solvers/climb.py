@@ -23,7 +23,7 @@ LOOK = 15
 SHARE = 0.05
 """A row stalls where ``LOOK`` steps gained less than this share of its gap."""
 SHORTER = 0.25
-"""A row that stalls goes back to its best slopes with steps shorter by this factor, for long steps may only have gone to and fro."""
+"""A row that stalls goes back to its best slopes with steps shorter by this factor: long steps may only have gone to and fro."""
 SHORT = 200.0
 """Where it stalls with steps shorter than so many times its gap, the gap is taken to be reached: measured, not proved."""
 FULL = 0.7

@@ -19,13 +19,14 @@ from bourn.interval import Interval
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Objectives
-from bourn.solvers.bracket import ceilings
-from bourn.solvers.methods import BARRIER, method
+from bourn.solvers.bracket import InnerProgram, ceilings
+from bourn.solvers.methods import ASCENT, BARRIER, method
 from bourn.studies.descent import descend
 from bourn.studies.description import ATTACK, AttackEntry, Description
 from bourn.studies.jobs import Found, Job, Kind, Round, Task, at_once, clock, finite, input_sets, margins_of
 
-_PREDICTION, _CEILING = "prediction", "bracket"
+_PREDICTION, _POINTS, _CEILING = "prediction", "points", "bracket"
+"""Names of the stages that are no method; the bracket by points in closed form needs no LP."""
 
 
 _Bounds = Mapping[int, Interval]
@@ -59,7 +60,10 @@ class AdversarialError(Kind):
 
     def rounds(self, task: Task, neurons: int) -> tuple[Round, ...]:
         own = task["method"]
-        stages = (_PREDICTION, *task["options"]["cascade"], own, *((_CEILING,) if task["options"].get("bracket") else ()))
+        cascade, bracket = task["options"]["cascade"], task["options"].get("bracket")
+        # What points show to lie beyond every layer-wise method needs no LP-ALL; they start from bounds near its own.
+        points = (_POINTS,) if bracket and ASCENT in cascade else ()
+        stages = (_PREDICTION, *cascade, *points, own, *((_CEILING,) if bracket else ()))
         found: list[Round] = []
         for stage in stages:
             size = _SIZES[stage] if stage in _SIZES else at_once(stage, neurons)
@@ -138,9 +142,20 @@ def _by_method(batch: _Batch) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
         {"outcome": "certified" if value > 0 else None, "bound": finite(value)} for value in worst.tolist()
     ]
-    if batch.name == BARRIER:
+    if batch.name in (BARRIER, ASCENT):
         for i, one in enumerate(found):
             one["outer"] = {z: Interval(b.lower[i : i + 1], b.upper[i : i + 1]) for z, b in prepared.bounds.items()}
+    return found
+
+
+def _by_points(batch: _Batch) -> list[dict[str, Any]]:
+    """As :func:`_by_ceiling`, by points in closed form alone."""
+    found = []
+    for i, outer in enumerate(batch.outer):
+        one = slice(i, i + 1)
+        inner = InnerProgram(batch.graph, batch.balls[one], outer, exact=False)
+        value = float(inner.ceilings(batch.margins.take(one))[0].min())
+        found.append({"outcome": "beyond", "ceiling": value} if value <= 0 else {"outcome": None})
     return found
 
 
@@ -157,8 +172,9 @@ def _by_ceiling(batch: _Batch) -> list[dict[str, Any]]:
 _STAGES: dict[str, Callable[[_Batch], list[dict[str, Any]]]] = {
     _PREDICTION: _by_prediction,
     ATTACK: _by_attack,
+    _POINTS: _by_points,
     _CEILING: _by_ceiling,
 }
 
-_SIZES = {_PREDICTION: 0, ATTACK: 0, _CEILING: 0}
+_SIZES = {_PREDICTION: 0, ATTACK: 0, _POINTS: 0, _CEILING: 0}
 """Stages that take any number of images: as many as the round they are in."""
