@@ -1,0 +1,77 @@
+"""Branching rules: where a subproblem is split.  One's own is one more function in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+InputRule = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From the objectives' slopes on the input (B, n) and the ends of boxes (B, n) to the side that is halved, (B,)."""
+
+
+def smear(slopes: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """The side along which the linear bound changes most (Kearfott's smear, on the bound's slopes); the widest if none does."""
+    width = upper - lower
+    change = slopes.abs() * width
+    flat = change.amax(1, keepdim=True) <= 0
+    return torch.where(flat, width, change).argmax(1)
+
+
+def longest(slopes: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """The longest side."""
+    return (upper - lower).argmax(1)
+
+
+BRANCHING_INPUTS: dict[str, InputRule] = {"smear": smear, "longest": longest}
+"""Rules for input splitting."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What rules for neurons see of B subproblems with N neurons each, (B, N).
+
+    ``lower`` and ``upper`` are bounds of the pre-activations, ``row`` is the bound's row on the values behind them, ``z`` a point
+    of the relaxation at which the bound is attained, ``open`` the neurons that can be split; ``slope``: the function's slope
+    below 0 (above it is 1); ``alpha``: the slope of the lower line.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    row: Tensor
+    z: Tensor
+    open: Tensor
+    slope: Tensor
+    alpha: Tensor
+
+
+NeuronRule = Callable[[Scene], Tensor]
+"""Scores (B, N), the greatest to be split."""
+
+
+def widest(scene: Scene) -> Tensor:
+    """The height of the hull: how far the function may be from its chord."""
+    return _height(scene)
+
+
+def babsr(scene: Scene) -> Tensor:
+    """What the bound loses at the neuron by its upper line, and by its lower line at the point where it is attained.
+
+    After BaBSR (Bunel et al. 2020): the row's negative part times the upper line's offset, which a split takes away.
+    """
+    above = -scene.row.clamp(max=0) * _height(scene)
+    value = torch.maximum(scene.z, scene.slope * scene.z)
+    below = scene.row.clamp(min=0) * (value - scene.alpha * scene.z).clamp(min=0)
+    return above + below + 1e-6 * scene.row.abs() * _height(scene)
+
+
+def _height(scene: Scene) -> Tensor:
+    """The upper line's value at 0."""
+    width = (scene.upper - scene.lower).clamp(min=1e-30)
+    return -scene.upper * scene.lower / width * (1 - scene.slope)
+
+
+BRANCHING_NEURONS: dict[str, NeuronRule] = {"widest": widest, "babsr": babsr}
+"""Rules for neuron splitting; with look-ahead their first few are tried (filtered smart branching)."""
