@@ -8,24 +8,40 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-InputRule = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From the objectives' slopes on the input (B, n) and the ends of boxes (B, n) to the side that is halved, (B,)."""
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """What rules for the input see of B boxes with n sides, (B, n).
+
+    ``slopes``: of the objectives' linear bounds.  ``losses``: what the bounds lose at all neurons, every neuron's loss divided
+    among the sides by how much they move its pre-activation.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    slopes: Tensor
+    losses: Tensor
 
 
-def smear(slopes: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """The side along which the linear bound changes most (Kearfott's smear, on the bound's slopes); the widest if none does."""
-    width = upper - lower
-    change = slopes.abs() * width
-    flat = change.amax(1, keepdim=True) <= 0
-    return torch.where(flat, width, change).argmax(1)
+InputRule = Callable[[Sides], Tensor]
+"""Scores (B, n); the side with the greatest is halved."""
 
 
-def longest(slopes: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+def smear(sides: Sides) -> Tensor:
+    """How much the linear bound changes along a side (Kearfott's smear, on the bound's slopes)."""
+    return sides.slopes.abs() * (sides.upper - sides.lower)
+
+
+def longest(sides: Sides) -> Tensor:
     """The longest side."""
-    return (upper - lower).argmax(1)
+    return sides.upper - sides.lower
 
 
-BRANCHING_INPUTS: dict[str, InputRule] = {"smear": smear, "longest": longest}
+def loss(sides: Sides) -> Tensor:
+    """The side to which most of the relaxation's loss is due."""
+    return sides.losses
+
+
+BRANCHING_INPUTS: dict[str, InputRule] = {"loss": loss, "smear": smear, "longest": longest}
 """Rules for input splitting."""
 
 

@@ -19,14 +19,15 @@ from bourn.certificates.evidence import refutes
 from bourn.certificates.splits import Leaf, Part, Split, SplitTree
 from bourn.deadline import Deadline
 from bourn.interval import Interval
+from bourn.network.affine import Affine
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Problem
 from bourn.program.linear_bounds import back_substitute
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
-from bourn.relaxations.base import LineRule
+from bourn.relaxations.base import LineRule, Nonlinearity
 from bourn.solvers.back_substitution import bound_both
 from bourn.solvers.base import output_rows
-from bourn.solvers.branching import BRANCHING_INPUTS
+from bourn.solvers.branching import BRANCHING_INPUTS, Sides
 from bourn.solvers.subproblems import Accept, Outcome, Path, WeightedRows, best_weights, leaf, try_points
 from bourn.solvers.tightening import refine, unstable
 
@@ -41,7 +42,7 @@ class InputSplitting:
     """
 
     batch: int = 256
-    rule: str = "smear"
+    rule: str = "loss"
     memory: int = 1 << 30
     row_bytes: int = 1 << 23
 
@@ -123,15 +124,16 @@ class _Run:
         shape = (len(batch), *self.graph.input_shape)
         lower, upper = (torch.stack(ends) for ends in zip(*((p.lower, p.upper) for p in batch), strict=True))
         program, inner = self._program(Box(Interval(lower.reshape(shape), upper.reshape(shape))), batch)
-        influence = torch.zeros_like(lower)
+        influence, lost = torch.zeros_like(lower), torch.zeros_like(lower)
+        moves = _moves(program)
         points = [(lower / 2 + upper / 2).clamp(lower, upper)]
         for k, rows in self.rows.items():
             which = [i for i, part in enumerate(batch) if k in part.bounds]
             if which:
-                slope = self._bound(k, rows, program, batch, which, lower, upper)
-                influence += slope
+                slope, losses = self._bound(k, rows, program, batch, which, lower, upper, moves)
+                influence += slope.abs()
+                lost += losses
                 points.append(torch.where(slope >= 0, lower, upper))
-                influence[which] += 0.0
         alive = [i for i, part in enumerate(batch) if part.bounds]
         if not alive:
             return False
@@ -140,7 +142,8 @@ class _Run:
             for i in alive:
                 self._push(batch[i])
             return True
-        sides = BRANCHING_INPUTS[self.how.rule](influence, lower, upper)
+        scores = BRANCHING_INPUTS[self.how.rule](Sides(lower, upper, influence, lost))
+        sides = torch.where(scores.amax(1, keepdim=True) > 0, scores, upper - lower).argmax(1)
         for i in alive:
             self._halve(batch[i], int(sides[i]), inner[:, i])
         return False
@@ -163,12 +166,20 @@ class _Run:
         return program, torch.cat(found, 2)
 
     def _bound(
-        self, k: int, rows: WeightedRows, program: RelaxedProgram, batch: list[_Box], which: list[int], lower: Tensor, upper: Tensor
-    ) -> Tensor:
-        """Bound a conjunction on the parts ``which``; close it where that refutes it.  Its slopes on the input, (B, n)."""
+        self,
+        k: int,
+        rows: WeightedRows,
+        program: RelaxedProgram,
+        batch: list[_Box],
+        which: list[int],
+        lower: Tensor,
+        upper: Tensor,
+        moves: dict[int, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Bound a conjunction on the parts ``which``; close it where that refutes it.  Its slopes and losses, (B, n)."""
         conjunction, count = self.problem.conjunctions[k], len(batch)
         own = rows.objectives
-        found = back_substitute(program, output_rows(self.graph, own), own.constant, keep=(0,))
+        found = back_substitute(program, output_rows(self.graph, own), own.constant, keep=(0, *moves))
         identity = torch.eye(len(rows), dtype=torch.float64, device=lower.device)
         bounds = found.lower - torch.cat([rows.error(program, w.expand(count, -1)) for w in identity.split(1)], 1)
         matrix = found.kept[0].flatten(2).expand(count, -1, -1) if 0 in found.kept else lower.new_zeros(count, len(rows), lower.shape[1])
@@ -189,7 +200,14 @@ class _Run:
                 batch[i].bounds[k] = max(bound, batch[i].bounds[k])
         mask = torch.zeros(count, 1, dtype=torch.float64, device=lower.device)
         mask[[i for i in which if k in batch[i].bounds]] = 1.0
-        return (weights[:, None] @ matrix)[:, 0] * mask
+        lost = torch.zeros_like(lower)
+        for v, move in moves.items():
+            if v in found.kept:
+                row = (weights[:, None] @ found.kept[v].flatten(2).expand(count, -1, -1))[:, 0]
+                lines = program.lines[v]
+                height = row.clamp(max=0).abs() * lines.upper_offset.flatten(1).abs() + 0.5 * row.clamp(min=0) * lines.upper_offset.flatten(1).abs()
+                lost += (move @ height[..., None])[..., 0]
+        return (weights[:, None] @ matrix)[:, 0] * mask, lost * mask
 
     def _halve(self, part: _Box, side: int, inner: Tensor) -> None:
         low, high = float(part.lower[side]), float(part.upper[side])
@@ -202,6 +220,34 @@ class _Run:
             lower, upper = part.lower.clone(), part.upper.clone()
             (upper if half is Part.BELOW else lower)[side] = middle
             self._push(_Box(lower, upper, inner, part.path.then(Split(name, side, middle, half)), dict(part.bounds)))
+
+
+def _moves(program: RelaxedProgram) -> dict[int, Tensor]:
+    """By which share every side of a box moves the pre-activation of every nonlinear entry, {node: (B, n, N)}.
+
+    Along the mean of both lines; a heuristic, for which one that reads several inputs has no share.
+    """
+    lower, upper = program.box.lower, program.box.upper
+    count, size = len(lower), lower[0].numel()
+    width = (upper - lower).flatten(1)
+    values: list[Tensor] = []
+    shares = {}
+    for number, node in enumerate(program.graph.nodes):
+        operation, arguments = node.operation, [values[i] for i in node.inputs]
+        if isinstance(operation, Affine):
+            value = operation.linear(*arguments) if arguments else width.new_zeros(count * size, *node.shape)
+        elif isinstance(operation, Nonlinearity):
+            lines = program.lines[number]
+            value = width.new_zeros(())
+            for low, high, own in zip(lines.lower_slopes, lines.upper_slopes, arguments, strict=True):
+                value = value + ((low + high) / 2).repeat_interleave(size, 0) * own
+            if len(arguments) == 1:
+                moved = arguments[0].reshape(count, size, -1).abs()
+                shares[number] = moved / moved.sum(1, keepdim=True).clamp(min=1e-30)
+        else:
+            value = torch.diag_embed(width).reshape(count * size, *node.shape)
+        values.append(value)
+    return shares
 
 
 def _low(bounds: Interval) -> Tensor:
