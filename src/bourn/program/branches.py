@@ -8,6 +8,7 @@ one axis of N, in the order of :attr:`Shared.kept`.  Computed in float32; no bou
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -103,6 +104,11 @@ class Shared:
         for v, own in self.place.items():
             slope[own] = _slope(program.graph.nodes[v].operation)
         self.slope = slope
+        self.outgoing, self.layer = torch.zeros_like(slope), torch.zeros_like(slope)
+        for number, (v, own) in enumerate(self.place.items()):
+            self.layer[own] = len(self.place) - 1 - number
+            readers = [rows.on[v] for rows in (*self.layers.values(), self.rows) if v in rows.on]
+            self.outgoing[own] = torch.cat([torch.zeros(1, own.stop - own.start, device=device), *readers]).norm(dim=0)
 
     def root(self) -> Parts:
         """The whole program as the only subproblem."""
@@ -123,14 +129,14 @@ class Shared:
     def name(self, neuron: int) -> tuple[int, int]:
         """The pre-activation and its flat entry that a kept neuron is."""
         v = next(v for v, own in self.place.items() if own.start <= neuron < own.stop)
-        number = int(self.kept[v].numbers[0, neuron - self.place[v].start])
-        graph, (z,) = self.program.graph, self.program.graph.nodes[v].inputs
-        while z not in graph.pre_activations:  # it only moves entries of the one before it
-            operation = graph.nodes[z].operation
-            (source,) = graph.nodes[z].inputs
-            numbers = torch.arange(graph.nodes[source].size, dtype=torch.float64).reshape(1, *graph.nodes[source].shape)
-            number, z = int(operation.linear(numbers).flatten()[number]), source  # type: ignore[union-attr]
-        return z, number
+        z, numbers = self.origin(v)
+        return z, int(numbers[0, neuron - self.place[v].start])
+
+    def of_layer(self, node: int) -> Shared:
+        """The same for other objectives: the pre-activations of a node's kept neurons."""
+        found = copy(self)
+        found.rows = self.layers[node]
+        return found
 
     def lines(self, parts: Parts, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Slopes below and above and the offset above, (B, N)."""
@@ -153,9 +159,12 @@ class Shared:
         on_input = weights @ self.rows.on_input
         value = weights @ self.rows.constant
         row_all = torch.zeros_like(below)
+        split = bool((parts.side != 0).any())
         for v in reversed(self.kept):
             own, layer = self.place[v], self.layers[v]
             row = pending.pop(v, None)
+            if row is None and not (split and bool((parts.side[:, own] != 0).any())):
+                continue
             if row is None:
                 mu = push[:, own]
             else:
@@ -201,7 +210,7 @@ class Shared:
         bounds = {z: self._wide(own, count) for z, own in program.bounds.items() if z in program.graph.pre_activations}
         sides = {z: torch.zeros_like(b.lower, dtype=torch.int8) for z, b in bounds.items()}
         for v, kept in self.kept.items():
-            z, numbers = self._origin(v, kept)
+            z, numbers = self.origin(v)
             own, shape = self.place[v], bounds[z].shape
             index = numbers.expand(count, -1)
             low = bounds[z].lower.flatten(1).scatter_reduce(1, index, parts.lower[:, own], "amax")
@@ -220,10 +229,10 @@ class Shared:
     def _wide(self, bounds: Interval, count: int) -> Interval:
         return Interval(*(t.expand(count, *t.shape[1:]).clone() for t in (bounds.lower, bounds.upper)))
 
-    def _origin(self, node: int, kept: Kept) -> tuple[int, Tensor]:
+    def origin(self, node: int) -> tuple[int, Tensor]:
         """The pre-activation that a nonlinear node reads, and the flat entries of it that are kept (1, n)."""
         graph, (z,) = self.program.graph, self.program.graph.nodes[node].inputs
-        numbers = kept.numbers
+        numbers = self.kept[node].numbers
         while z not in graph.pre_activations:
             operation, (source,) = graph.nodes[z].operation, graph.nodes[z].inputs
             every = torch.arange(graph.nodes[source].size, dtype=torch.float64, device=numbers.device)

@@ -51,7 +51,8 @@ class Scene:
 
     ``lower`` and ``upper`` are bounds of the pre-activations, ``row`` is the bound's row on the values behind them, ``z`` a point
     of the relaxation at which the bound is attained, ``open`` the neurons that can be split; ``slope``: the function's slope
-    below 0 (above it is 1); ``alpha``: the slope of the lower line.
+    below 0 (above it is 1); ``alpha``: the slope of the lower line; ``outgoing``: norms of the weights by which later neurons and
+    the objectives read a neuron; ``layer``: how many nonlinear nodes come after its own.
     """
 
     lower: Tensor
@@ -61,6 +62,8 @@ class Scene:
     open: Tensor
     slope: Tensor
     alpha: Tensor
+    outgoing: Tensor
+    layer: Tensor
 
 
 NeuronRule = Callable[[Scene], Tensor]
@@ -70,6 +73,16 @@ NeuronRule = Callable[[Scene], Tensor]
 def widest(scene: Scene) -> Tensor:
     """The height of the hull: how far the function may be from its chord."""
     return _height(scene)
+
+
+def early(scene: Scene) -> Tensor:
+    """The height of the hull times the norm of the weights that read it; a layer earlier counts three times as much."""
+    return _height(scene) * scene.outgoing * 3.0**scene.layer
+
+
+def reading(scene: Scene) -> Tensor:
+    """The height of the hull times the norm of the weights that read it."""
+    return _height(scene) * scene.outgoing
 
 
 def babsr(scene: Scene) -> Tensor:
@@ -89,5 +102,5 @@ def _height(scene: Scene) -> Tensor:
     return -scene.upper * scene.lower / width * (1 - scene.slope)
 
 
-BRANCHING_NEURONS: dict[str, NeuronRule] = {"widest": widest, "babsr": babsr}
+BRANCHING_NEURONS: dict[str, NeuronRule] = {"widest": widest, "reading": reading, "early": early, "babsr": babsr}
 """Rules for neuron splitting; with look-ahead their first few are tried (filtered smart branching)."""

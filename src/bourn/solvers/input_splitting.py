@@ -79,7 +79,7 @@ class _Run:
 
     def __init__(self, how: InputSplitting, problem: Problem, open_: list[int], accept: Accept) -> None:
         self.how, self.problem, self.graph, self.accept = how, problem, problem.network, accept
-        self.rows = {k: WeightedRows.of(problem, problem.conjunctions[k]) for k in open_}
+        self.rows = {k: WeightedRows.of(problem, problem.conjunctions[k].rows) for k in open_}
         self.leaves: dict[int, list[Leaf]] = {k: [] for k in open_}
         self.heap: list[tuple[float, int, _Box]] = []
         self.counter = itertools.count()
@@ -138,7 +138,7 @@ class _Run:
         if not alive:
             return False
         x = torch.cat([p[alive] for p in points]).reshape(-1, *self.graph.input_shape)
-        if try_points(list(self.rows.values()), x, self.accept):
+        if any(try_points(rows, [range(len(rows))], x, self.accept) for rows in self.rows.values()):
             for i in alive:
                 self._push(batch[i])
             return True

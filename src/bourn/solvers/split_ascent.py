@@ -61,6 +61,8 @@ class _Run:
     best_chosen: Multiplied = field(init=False)
     x: Tensor = field(init=False)
     moments: list[tuple[Tensor, Tensor]] = field(init=False)
+    weigh: bool = field(init=False)
+    splits: bool = field(init=False)
 
     def __post_init__(self) -> None:
         count, device = len(self.parts.lower), self.parts.lower.device
@@ -70,6 +72,7 @@ class _Run:
         self.best_chosen = Multiplied(own.alpha.clone(), own.beta.clone(), own.weights.clone())
         self.x = torch.zeros(count, self.shared.rows.on_input.shape[1], device=device)
         self.moments = [(torch.zeros_like(own.alpha), torch.zeros_like(own.alpha)) for _ in range(2)]
+        self.weigh = bool(((own.weights > 0).sum(1) > 1).any())
         self.splits = bool((self.parts.side != 0).any())
 
     def keep(self, found: Value) -> None:
@@ -98,11 +101,13 @@ class _Run:
             size = found.row.abs().amax(1, keepdim=True)
             gradient = -self.parts.side.to(torch.float32) * found.z
             beta = (beta + length * size * self._change(1, gradient, step)).clamp(min=0.0)
-        if weights.shape[1] > 1:
-            values = found.rows - found.rows.amax(1, keepdim=True)
-            scale = found.rows.abs().amax(1, keepdim=True) + _LEAST
-            weights = (weights.clamp(min=1e-4)) * torch.exp(5 * length * values / scale)
-            weights = weights / weights.sum(1, keepdim=True)
+        if self.weigh:
+            rows = found.rows.masked_fill(weights <= 0, -math.inf)
+            values = found.rows - rows.amax(1, keepdim=True)
+            scale = found.rows.abs().masked_fill(weights <= 0, 0.0).amax(1, keepdim=True) + _LEAST
+            raised = weights.clamp(min=1e-4) * torch.exp((5 * length * values / scale).clamp(max=0.0))
+            raised = torch.where(weights > 0, raised, 0.0)
+            weights = torch.where((weights > 0).sum(1, keepdim=True) > 1, raised / raised.sum(1, keepdim=True), weights)
         self.chosen = Multiplied(alpha, beta, weights)
 
     def _change(self, which: int, gradient: Tensor, step: int) -> Tensor:

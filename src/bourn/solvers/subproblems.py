@@ -12,7 +12,7 @@ from torch import Tensor
 from bourn.certificates.splits import Leaf, Split, SplitTree
 from bourn.network.graph import Graph
 from bourn.problem.problem import Objectives, Problem
-from bourn.problem.specification import Conjunction
+from bourn.problem.specification import Row
 from bourn.program.linear_bounds import Multipliers, back_substitute
 from bourn.program.relaxed import RelaxedProgram
 from bourn.rounding import UNIT, down, gamma
@@ -61,15 +61,15 @@ class Path:
 
 @dataclass(frozen=True, eq=False)
 class WeightedRows:
-    """Sums of a conjunction's K rows by weights (B, K), at least 0: their rows, and what adding them up may have cost."""
+    """Sums of K rows by weights (B, K), at least 0: their rows, and what adding them up may have cost."""
 
     graph: Graph
     objectives: Objectives
 
     @classmethod
-    def of(cls, problem: Problem, conjunction: Conjunction) -> WeightedRows:
+    def of(cls, problem: Problem, rows: Sequence[Row]) -> WeightedRows:
         """Raises :class:`SpecificationError` for a coefficient beyond float64's range."""
-        return cls(problem.network, problem.objectives(conjunction.rows))
+        return cls(problem.network, problem.objectives(rows))
 
     def __len__(self) -> int:
         return len(self.objectives)
@@ -85,7 +85,7 @@ class WeightedRows:
 
     def error(self, program: RelaxedProgram, weights: Tensor) -> Tensor:
         """What rounding may have cost, (B, 1)."""
-        single = len(self) == 1 and bool((weights == 1).all())
+        single = bool(((weights == 0) | (weights == 1)).all()) and bool(((weights != 0).sum(1) <= 1).all())
         if single and not self.objectives.inexact:
             return torch.zeros_like(weights[:, :1])
         relative = gamma(len(self) + 8) + 4 * UNIT
@@ -108,10 +108,14 @@ class WeightedRows:
         return values if self.objectives.inputs is None else values + x.flatten(1) @ self.objectives.inputs[0].T
 
 
-def try_points(rows: Sequence[WeightedRows], x: Tensor, accept: Accept, most: int = 3) -> bool:
-    """Whether one of the points (N, *input_shape) is accepted as a counterexample; at most so many are replayed."""
-    for own in rows:
-        worst = own.values(x).amax(1).nan_to_num(nan=math.inf)
+def try_points(rows: WeightedRows, groups: Sequence[Sequence[int]], x: Tensor, accept: Accept, most: int = 3) -> bool:
+    """Whether one of the points (N, *input_shape) is accepted as a counterexample of one of the conjunctions, ``groups`` of rows.
+
+    At most so many are replayed for each.
+    """
+    values = rows.values(x).nan_to_num(nan=math.inf)
+    for group in groups:
+        worst = values[:, list(group)].amax(1)
         for i in torch.argsort(worst)[:most].tolist():
             if worst[i] > 0:
                 break
