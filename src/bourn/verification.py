@@ -28,6 +28,7 @@ from bourn.certificates.evidence import (
     Verified,
     refutes,
 )
+from bourn.certificates.splits import SplitTree
 from bourn.deadline import Deadline, OutOfTime
 from bourn.device import device as by_device
 from bourn.errors import UsageError
@@ -39,9 +40,12 @@ from bourn.program.losses import losses
 from bourn.rounding import float_below
 from bourn.solvers.back_substitution import Substituted
 from bourn.solvers.base import Prepared
+from bourn.solvers.branch_and_bound import BranchAndBound
 from bourn.solvers.combination import joint_bound, rows_on_input
+from bourn.solvers.input_splitting import InputSplitting
 from bourn.solvers.interval_propagation import IntervalPropagation
 from bourn.solvers.methods import BARRIER, Method, method, patient
+from bourn.solvers.neuron_splitting import NeuronSplitting
 from bourn.solvers.single_entries import entry_bound
 from bourn.solvers.unbounded import unbounded
 
@@ -70,7 +74,7 @@ class Bounding:
 class Plan:
     """What is tried, in order, until every conjunction is decided."""
 
-    steps: tuple[ProjectedGradient | Bounding, ...]
+    steps: tuple[ProjectedGradient | Bounding | BranchAndBound, ...]
 
 
 CHEAP_FIRST = Plan(
@@ -82,11 +86,13 @@ CHEAP_FIRST = Plan(
         Bounding(method("crown"), Stand.BEST),
         Bounding(method("alpha-crown"), Stand.BEST),
         ProjectedGradient(steps=100, restarts=20, seed=1, patience=0.3),
+        BranchAndBound(InputSplitting(), share=0.6),
         Bounding(patient(method("alpha-crown-all"), 0.5), Stand.ON_TOP),
+        BranchAndBound(NeuronSplitting()),
         Bounding(patient(method("lp-all"), 0.7), Stand.ON_TOP),
     )
 )
-"""The plan that ``bourn verify`` follows, up to the barrier."""
+"""The plan that ``bourn verify`` follows: cheap bounds, then splitting; LP-ALL where neither applies or time is left."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +173,7 @@ class _Case:
 
     number: int
     problem: Problem
-    refuted: dict[int, Refutation] = field(default_factory=dict)
+    refuted: dict[int, Refutation | SplitTree] = field(default_factory=dict)
     row_bounds: dict[Row, tuple[float, str]] = field(default_factory=dict)
     bounded_by: dict[Row, Prepared] = field(default_factory=dict)
     inner: dict[int, Interval] | None = None
@@ -175,6 +181,8 @@ class _Case:
     best_points: Tensor | None = None
     prepared: Prepared | None = None
     ceilings: dict[int, float] = field(default_factory=dict)
+    split_bounds: dict[int, tuple[float, str]] = field(default_factory=dict)
+    splitting: str = ""
 
     def __post_init__(self) -> None:
         """Rows without variables are known from the start, exactly."""
@@ -221,9 +229,14 @@ class _Run:
     def _work_on(self, case: _Case) -> bool:
         """Run the plan on one case; True if a counterexample was found."""
         for step in self.plan.steps:
-            if isinstance(step, Bounding):
-                self._bound(case, step)
-            elif self._attack(case, step):
+            match step:
+                case Bounding():
+                    self._bound(case, step)
+                case BranchAndBound():
+                    self._split(case, step)
+                case ProjectedGradient():
+                    self._attack(case, step)
+            if self.found is not None:
                 return True
             if not case.open:
                 return False
@@ -251,11 +264,26 @@ class _Run:
         if self.log is not None:
             self.log(step)
 
-    def _attack(self, case: _Case, attack: ProjectedGradient) -> bool:
+    def _split(self, case: _Case, step: BranchAndBound) -> None:
+        """Branch and bound, where it applies, on what is open."""
+        began, open_ = time.monotonic(), [k for k in case.open if case.problem.conjunctions[k].rows]
+        self.deadline.check()
+        if case.inner is None:
+            return
+        outcome = step.run(case.problem, open_, case.inner, lambda x: self._accept(case, x), self.deadline)
+        if outcome is None:
+            return
+        case.refuted.update(outcome.refuted)
+        for k, bound in outcome.bounds.items():
+            case.split_bounds[k] = max(case.split_bounds.get(k, (-math.inf, "")), (bound, step.name))
+        case.splitting = f"{step.name}: {outcome.subproblems} subproblems, {outcome.left} of them open"
+        self._done(step.name, began)
+
+    def _attack(self, case: _Case, attack: ProjectedGradient) -> None:
         began = time.monotonic()
         open_ = tuple(case.problem.conjunctions[k] for k in case.open)
         problem = replace(case.problem, specification=replace(case.problem.specification, conjunctions=open_))
-        found, best, points = attack.run(problem, lambda x: self._accept(case, x), self.deadline, self._likely_points(case))
+        _, best, points = attack.run(problem, lambda x: self._accept(case, x), self.deadline, self._likely_points(case))
         if not case.attained:
             case.attained = [math.inf] * len(case.problem.conjunctions)
             case.best_points = case.problem.box.middle.repeat(len(case.attained), *(1,) * len(case.problem.box.shape))
@@ -266,7 +294,6 @@ class _Run:
                 case.best_points[k] = point
         first = next(s for s in self.plan.steps if isinstance(s, ProjectedGradient))
         self._done("attack" if attack is first else "longer attack", began)
-        return found
 
     def _likely_points(self, case: _Case) -> Tensor | None:
         """The points at which the linear bounds of the open rows are least, and the best points met."""
@@ -337,7 +364,7 @@ class _Run:
             for k in case.open:
                 conjunction = case.problem.conjunctions[k]
                 known = [case.row_bounds[row] for row in conjunction.rows if row in case.row_bounds]
-                bound, name = max(known, default=(-math.inf, "none"))
+                bound, name = max([*known, *([case.split_bounds[k]] if k in case.split_bounds else [])], default=(-math.inf, "none"))
                 attained = case.attained[k] if case.attained else math.inf
                 lost = () if timed_out else self._losses(case, k)
                 ceiling = case.ceilings.get(k, math.inf)
@@ -352,6 +379,8 @@ class _Run:
             reason = f"{len(open_)} of {total} conjunctions open: {places[0]}"
         else:
             reason = f"{len(open_)} of {total} conjunctions neither refuted by any bound nor met by any attack"
+        split = next((case.splitting for case in self.cases if case.open and case.splitting), "")
+        reason += f"; {split}" if split else ""
         return Unknown(reason, timed_out, tuple(open_), places)
 
     def _unbounded(self, open_: list[OpenConjunction]) -> tuple[Unbounded, ...]:
