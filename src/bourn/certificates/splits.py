@@ -72,7 +72,7 @@ class SplitTree:
 
     @property
     def method(self) -> str:
-        return f"branch and bound ({len(self.leaves)} {'leaves' if len(self.leaves) != 1 else 'leaf'})"
+        return "branch and bound"
 
 
 def covers(paths: list[tuple[Split, ...]]) -> bool:

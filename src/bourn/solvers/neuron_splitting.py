@@ -21,6 +21,7 @@ from bourn.certificates.evidence import refutes
 from bourn.certificates.splits import Leaf, Part, Split, SplitTree
 from bourn.deadline import Deadline
 from bourn.interval import Interval
+from bourn.problem.input_set import Box
 from bourn.problem.problem import Problem
 from bourn.program.branches import Multiplied, Parts, Shared
 from bourn.program.relaxed import start, with_bounds
@@ -114,6 +115,7 @@ class _Run:
         self.counter = itertools.count()
         self.leaves: dict[int, list[Leaf]] = {k: [] for k in open_}
         self.stuck: list[_Part] = []
+        self.points: list[Tensor] = []
         self.done, self.stopped = 0, ""
 
     def everything(self) -> list[_Part]:
@@ -218,7 +220,9 @@ class _Run:
                 self.stuck.append(child)
         worst = value.argsort()[:32]
         worst = worst[value[worst] <= 0]
-        points = self.problem.box.project(x[worst].to(torch.float64).reshape(-1, *self.problem.box.shape))
+        tried = torch.cat([x[worst].to(torch.float64), *self.points]).reshape(-1, *self.problem.box.shape)
+        self.points.clear()
+        points = self.problem.box.project(tried)
         return bool(len(points)) and try_points(self.rows, list(self.groups.values()), points, self.accept)
 
     def _close(self, child: _Part, k: int, weights: Tensor, bound: float, method: str) -> None:
@@ -231,22 +235,24 @@ class _Run:
         return self.rows.state(program, chosen.weights.to(torch.float64), self.shared.multipliers(program, parts, chosen))
 
     def _exact(self, child: _Part) -> bool:
-        """A subproblem without unstable neurons is a linear program; whether that closes it."""
-        from bourn.solvers.combination import joint_bound
-        from bourn.solvers.simplex import Simplex
+        """A subproblem without unstable neurons is a linear program; whether that closes it or its point is accepted."""
+        from bourn.solvers.leaf_program import PRICES, solve
 
-        program, problem = self.shared.relaxed(child.parts), self.problem
-        outside = {z: program.bounds[z] for z in problem.network.pre_activations}
-        inner = {z: self.shared.program.bounds[z] for z in outside}
-        prepared = Simplex().prepare(problem.network, problem.box, inner=inner, outside=outside, deadline=self.deadline)
-        for k in list(child.chosen):
-            conjunction = problem.conjunctions[k]
-            found = prepared.minimise(problem.objectives(conjunction.rows)).bound[0].tolist()
-            count = len(found)
-            tried = [(bound, tuple(float(i == j) for j in range(count))) for i, bound in enumerate(found)]
-            for bound, weights in (*tried, joint_bound(prepared, problem, conjunction)):
-                if k in child.chosen and refutes(conjunction, weights, bound):
-                    self._close(child, k, torch.tensor(weights, dtype=torch.float64), bound, prepared.solver.solved_by)
+        box = self.problem.box
+        if not isinstance(box, Box):
+            return False
+        for price in PRICES:
+            for k in list(child.chosen):
+                found = solve(self.shared, child.parts, box, self.groups[k], price)
+                if found is None:
+                    continue
+                chosen, x = found
+                bound, own = float(self._state(child.parts, chosen)), chosen.weights[0, self.groups[k]]
+                child.stated[k] = max(bound, child.stated[k])
+                if refutes(self.problem.conjunctions[k], tuple(own.tolist()), bound):
+                    self._close(child, k, own, bound, "LP")
+                else:
+                    self.points.append(x)
         return not child.chosen
 
 
