@@ -29,8 +29,8 @@ from networks import Exact, Layers, at_most, convolutional, mlp, random, residua
 
 KINDS = ("mlp", "residual", "convolution")
 HOWS = {
-    "input": InputSplitting(batch=8),
-    "input, other rules": InputSplitting(batch=8, rule="smear", memory=0),
+    "input": InputSplitting(batch=64),
+    "input, other rules": InputSplitting(batch=64, rule="smear", memory=0),
     "neurons": NeuronSplitting(),
     "neurons, look-ahead": NeuronSplitting(rule="babsr", ahead=4, again=Climb(steps=0)),
     "neurons, no memory": NeuronSplitting(rule="widest", memory=0, climb=Climb(steps=1), again=Climb(steps=2)),
@@ -99,7 +99,7 @@ def check_tree(case: Case, tree: SplitTree) -> None:
 def test_exact_minima(how: str, kind: str) -> None:
     """Just below the exact minimum all is refuted; at it and just above, where there is a counterexample, nothing is."""
     decided = 0
-    for seed in range(8):
+    for seed in range(4):
         case = Case(kind, seed)
         near = Fraction(1, 1000) * max(1, abs(case.least))
         outcome = case.ask(HOWS[how], above(case.row, case.least - near))
@@ -107,22 +107,22 @@ def test_exact_minima(how: str, kind: str) -> None:
         for tree in outcome.refuted.values():
             check_tree(case, tree)
         decided += bool(outcome.refuted)
-        for threshold in (case.least, case.least + Fraction(1, 10**9), case.least + near):
-            outcome = case.ask(HOWS[how], above(case.row, threshold), most=300)
+        for threshold in (case.least, case.least + near):
+            outcome = case.ask(HOWS[how], above(case.row, threshold), most=60)
             assert not outcome.refuted, (seed, float(threshold))
             bounds = list(outcome.bounds.values())
             assert outcome.found or (len(bounds) == 1 and at_most(bounds[0], case.least - threshold))
-    assert decided >= 7
+    assert decided == 4
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_nonlinearities_by_input(kind: str) -> None:
     """Clip and concave functions: split on the input; neurons of these are refused, not mistaken."""
-    for seed in range(6):
+    for seed in range(2):
         case = Case(kind, seed, clip=True)
         near = Fraction(1, 100) * max(1, abs(case.least))
         assert case.ask(InputSplitting(), above(case.row, case.least - near)).refuted
-        assert not case.ask(InputSplitting(), above(case.row, case.least), most=300).refuted
+        assert not case.ask(InputSplitting(), above(case.row, case.least), most=60).refuted
         problem, inner = case.problem, method("ibp").prepare(case.graph, case.box).bounds
         assert not (BranchAndBound().run(problem, [0], inner, lambda x: False, Deadline(1.0)) or Outcome({}, {}, 0)).refuted
 
@@ -130,14 +130,14 @@ def test_other_nonlinearities_by_input(kind: str) -> None:
 @pytest.mark.parametrize("how", HOWS)
 def test_planted_counterexamples_of_several_rows(how: str) -> None:
     """Two rows that hold together at one vertex of the exact subdivision only, or about there: never refuted."""
-    for seed in range(12):
+    for seed in range(6):
         case = Case(KINDS[seed % 3], seed)
         vertices = sorted(case.exact.vertices)
         x = vertices[seed % len(vertices)]
         second = Row.of({0: 1, 1: -1}, {1: Fraction(1, 2)})
         rows = tuple(Row(r.outputs, r.inputs, r.constant - case.value(r, x)) for r in (case.row, second))
         no_hope = above(case.row, case.least - 1)
-        outcome = case.ask(HOWS[how], Conjunction(rows), no_hope, most=300)
+        outcome = case.ask(HOWS[how], Conjunction(rows), no_hope, most=60)
         assert 0 not in outcome.refuted
 
 
@@ -155,9 +155,9 @@ def test_rows_that_only_their_sum_refutes(how: str) -> None:
 
 @pytest.mark.parametrize("how", HOWS)
 def test_stopped_at_any_time_the_bound_is_valid(how: str) -> None:
-    for seed in range(4):
+    for seed in range(2):
         case = Case("mlp", seed)
-        for most in (1, 3, 10):
+        for most in (1, 5):
             outcome = case.ask(HOWS[how], above(case.row, case.least - Fraction(1, 10**5)), most=most)
             assert outcome.refuted or (outcome.left and outcome.stopped)
             assert all(at_most(b, Fraction(1, 10**5)) for b in outcome.bounds.values())

@@ -84,7 +84,7 @@ class _Run:
         self.heap: list[tuple[float, int, _Box]] = []
         self.counter = itertools.count()
         self.stuck: list[_Box] = []
-        self.done = 0
+        self.done, self.newest_first = 0, False
 
     def loop(self, inner: Mapping[int, Interval], deadline: Deadline, most: float) -> Outcome:
         box, graph = self.problem.box, self.graph
@@ -95,8 +95,8 @@ class _Run:
             if deadline.left <= 0 or self.done >= most:
                 stopped = "out of time" if deadline.left <= 0 else f"after {self.done} subproblems"
                 break
-            deep = len(self.heap) * size > self.how.memory
-            if deep and self.heap[0][0] != -next(self.counter):
+            if not self.newest_first and len(self.heap) * size > self.how.memory:
+                self.newest_first = True
                 self.heap = [(-float(n), n, part) for _, n, part in self.heap]
                 heapq.heapify(self.heap)
             batch = [heapq.heappop(self.heap)[2] for _ in range(min(self.how.batch, len(self.heap)))]
@@ -104,7 +104,8 @@ class _Run:
         return self._outcome(stopped, found)
 
     def _push(self, part: _Box) -> None:
-        heapq.heappush(self.heap, (min(part.bounds.values()), next(self.counter), part))
+        number = next(self.counter)
+        heapq.heappush(self.heap, (-float(number) if self.newest_first else min(part.bounds.values()), number, part))
 
     def _outcome(self, stopped: str, found: bool) -> Outcome:
         left = [part for _, _, part in self.heap] + self.stuck

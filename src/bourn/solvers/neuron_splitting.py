@@ -116,7 +116,7 @@ class _Run:
         self.leaves: dict[int, list[Leaf]] = {k: [] for k in open_}
         self.stuck: list[_Part] = []
         self.points: list[Tensor] = []
-        self.done, self.stopped = 0, ""
+        self.done, self.stopped, self.newest_first = 0, "", False
 
     def everything(self) -> list[_Part]:
         """All open subproblems."""
@@ -139,13 +139,13 @@ class _Run:
             root.chosen[k] = self.shared.begin(parts, weights)
         if self._bound([root], self.how.root):
             return True
-        size, batch, newest_first = 32 * max(1, self.shared.count), 1, False
+        size, batch = 32 * max(1, self.shared.count), 1
         while self.heap:
             if self.deadline.left <= 0 or self.done >= most:
                 self.stopped = "out of time" if self.deadline.left <= 0 else f"after {self.done} subproblems"
                 return False
-            if not newest_first and len(self.heap) * size > self.how.memory:
-                newest_first = True
+            if not self.newest_first and len(self.heap) * size > self.how.memory:
+                self.newest_first = True
                 self.heap = [(-float(n), n, part) for _, n, part in self.heap]
                 heapq.heapify(self.heap)
             own = [heapq.heappop(self.heap)[2] for _ in range(min(batch, len(self.heap)))]
@@ -215,7 +215,8 @@ class _Run:
             if not child.chosen:
                 continue
             if bool(child.parts.open.any()) or self.deadline.left <= 0:
-                heapq.heappush(self.heap, (min(child.values.values()), next(self.counter), child))
+                number = next(self.counter)
+                heapq.heappush(self.heap, (-float(number) if self.newest_first else min(child.values.values()), number, child))
             elif not self._exact(child):
                 self.stuck.append(child)
         worst = value.argsort()[:32]
