@@ -9,7 +9,6 @@ import dataclasses
 import math
 import os
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,16 +149,6 @@ class Description:
     def precision_of(self, name: str) -> float:
         """The relative precision asked of a method's radius."""
         return self.precision.get(name, self.precision.get("", 1e-3))
-
-
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """The tables of a TOML file; raises :class:`UsageError` where it cannot be read."""
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: is no TOML file: {error}") from None
 
 
 _RADII = {
