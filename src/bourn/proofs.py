@@ -7,7 +7,6 @@ not those of the run, but they stand on nothing else than what is in the file.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bourn.certificates.evidence import Falsified, Verified, refutes
+from bourn.certificates.evidence import Falsified, Verified
 from bourn.certificates.file import CertificateFile, stated
 from bourn.errors import UsageError
 from bourn.interval import Interval
@@ -117,17 +116,19 @@ def operator_names(graph: Graph, path: Path) -> dict[int, str]:
 
 
 Chosen = dict[int, Multipliers]
+Arrays = dict[int, tuple[np.ndarray, ...]]
+"""Of nonlinear nodes mu (rows, free entries), or the slopes (free entries,) of both sides, in float32."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
     """Rows of a pre-activation that one set of multipliers proves: entry e for a lower end, -1 - e for an upper one.
 
-    ``chosen``: of each node before it mu (rows, free entries), or the slopes of both sides; None for intervals.
+    ``chosen``: of each node before it; None for intervals.
     """
 
     rows: np.ndarray
-    chosen: dict[int, tuple[np.ndarray, ...]] | None
+    chosen: Arrays | None
 
 
 @dataclass(eq=False)
@@ -209,7 +210,7 @@ class _Proof:
         signed = torch.cat([torch.arange(size), -1 - torch.arange(size)])
         best, which = self._cheap(z, signed)
         best = best - slack
-        parts = [_Part(signed[which == k].numpy(), self._slopes(z, k)) for k in range(3) if bool((which == k).any())]
+        parts = [_Part(signed[which == k].numpy(), self._of_kind(z, k)) for k in range(3) if bool((which == k).any())]
         known = self._as_interval(best, shape)
         open_ = unstable(self.graph, z, known).flatten()
         if self.level >= Level.ASCENT and self.nonlinear(z) and bool(open_.any()):
@@ -220,11 +221,11 @@ class _Proof:
                     better = found - slack[piece] > best[piece]
                     best[piece[better]] = (found - slack[piece])[better]
                     parts.append(_Part(signed[piece[better]].numpy(), self._mu(chosen, better)))
-        self._state(z, self._as_interval(best, shape), parts, best.numpy())
+        self._state(z, self._as_interval(best, shape), parts)
 
     def _cheap(self, z: int, signed: Tensor) -> tuple[Tensor, Tensor]:
         """The best bound of every row without a search, and of which kind it is: 0 interval, 1 and 2 lines."""
-        kinds = [[], [], []] if self.nonlinear(z) else [[]]
+        kinds: list[list[Tensor]] = [[], [], []] if self.nonlinear(z) else [[]]
         for piece in torch.split(signed, max(1, _CHUNK_BYTES // (8 * widest(self.graph, z)))):
             rows, zero = self._unit(z, piece), torch.zeros(1, len(piece), dtype=torch.float64)
             kinds[0].append(self.interval(rows, zero))
@@ -233,15 +234,14 @@ class _Proof:
         best, which = torch.stack([torch.cat(k) for k in kinds]).max(0)
         return best, which
 
-    def _slopes(self, z: int, kind: int) -> dict[int, tuple[np.ndarray, ...]] | None:
+    def _of_kind(self, z: int, kind: int) -> Arrays | None:
         if kind == 0:
             return None
         rows = self._unit(z, torch.zeros(1, dtype=torch.int64))
-        _, chosen = self.closed(rows, torch.zeros(1, 1, dtype=torch.float64), _RULES[kind])
-        return {v: tuple(side[0][:, 0][m.free].to(torch.float32).numpy() for side in (m.below, m.above)) for v, m in chosen.items()}
+        return _slopes(self.closed(rows, torch.zeros(1, 1, dtype=torch.float64), _RULES[kind])[1])
 
     @staticmethod
-    def _mu(chosen: Chosen, some: Tensor) -> dict[int, tuple[np.ndarray, ...]]:
+    def _mu(chosen: Chosen, some: Tensor) -> Arrays:
         return {v: (m.mu[0][0][some][:, m.free[0]].to(torch.float32).numpy(),) for v, m in chosen.items()}
 
     def _unit(self, z: int, signed: Tensor) -> dict[int, Tensor]:
@@ -256,33 +256,30 @@ class _Proof:
         size = len(best) // 2
         return Interval(best[:size].reshape(1, *shape), -best[size:].reshape(1, *shape))
 
-    def _state(self, z: int, bounds: Interval, parts: list[_Part], best: np.ndarray) -> None:
+    def _state(self, z: int, bounds: Interval, parts: list[_Part]) -> None:
         """Write the bounds for every node that reads them; of several proofs of an end the last is its best."""
         if not bool(torch.isfinite(bounds.magnitude).all()):
             raise UsageError(f"no certificate can be written: node {self.graph.nodes[z].name!r} has no finite bounds")
         size = self.graph.nodes[z].size
+        flat = [np.where(part.rows < 0, size - 1 - part.rows, part.rows) for part in parts]
         owner = np.full(2 * size, -1)
-        for number, part in enumerate(parts):
-            owner[np.where(part.rows < 0, size - 1 - part.rows, part.rows)] = number
-        written: dict[int, dict[str, str]] = {}
+        for number, ends in enumerate(flat):
+            owner[ends] = number
         for v in self.graph.readers(z):
             place = self._place(z, self.graph.nodes[v].inputs[0])
-            stated_parts = []
-            for number, part in enumerate(parts):
-                kept = np.flatnonzero(owner[np.where(part.rows < 0, size - 1 - part.rows, part.rows)] == number)
-                # Entries of what the node reads, one or more for each entry of the pre-activation.
-                pairs = [(np.flatnonzero(place == (e if e >= 0 else -1 - e)), e < 0, r) for r, e in zip(kept, part.rows[kept], strict=True)]
-                rows = np.concatenate([np.where(up, -1 - at, at) for at, up, _ in pairs]) if pairs else np.zeros(0, dtype=np.int64)
-                if not len(rows):
-                    continue
-                which = np.concatenate([np.full(len(at), r) for at, _, r in pairs])
-                multipliers = self._written(part.chosen, which)
-                stated_parts.append({"rows": self.file.array(rows.astype("<i8")), "multipliers": multipliers})
-            del written
-            written = {}
-            ends = (np.ascontiguousarray(end[0].flatten().numpy()[place]) for end in (bounds.lower, bounds.upper))
-            lower, upper = (self.file.array(end.astype("<f8")) for end in ends)
-            self.bounds.append({"tensor": self.names[v], "lower": lower, "upper": upper, "parts": stated_parts})
+            proved = []
+            for number, (part, ends) in enumerate(zip(parts, flat, strict=True)):
+                row_of = np.full(2 * size, -1)
+                kept = np.flatnonzero(owner[ends] == number)
+                row_of[ends[kept]] = kept
+                # Of what the node reads the entries that are this part's: their lower ends, then their upper ones.
+                which = np.concatenate([row_of[place], row_of[size + place]])
+                signed = np.concatenate([np.arange(len(place)), -1 - np.arange(len(place))])[which >= 0]
+                if len(signed):
+                    multipliers = self._written(part.chosen, which[which >= 0])
+                    proved.append({"rows": self.file.array(signed.astype("<i8")), "multipliers": multipliers})
+            low, high = (self.file.array(end[0].flatten().numpy()[place].astype("<f8")) for end in (bounds.lower, bounds.upper))
+            self.bounds.append({"tensor": self.names[v], "lower": low, "upper": high, "parts": proved})
         self.program = with_bounds(self.program, z, bounds)
 
     def _place(self, z: int, reads: int) -> np.ndarray:
@@ -300,17 +297,19 @@ class _Proof:
             raise UsageError("no certificate can be written yet: a nonlinear operator reads a constant")
         return place
 
-    def _written(self, chosen: dict[int, tuple[np.ndarray, ...]] | None, which: np.ndarray | None) -> dict[str, Any] | str:
+    def _written(self, chosen: Arrays | None, which: np.ndarray | None) -> dict[str, Any] | str:
         """Multipliers as the manifest has them; ``which``: rows of them."""
         if chosen is None:
             return "interval"
         found = {}
         for v, own in chosen.items():
-            free = {"free": self.file.array(np.flatnonzero(self.program.free(v)[0].flatten().numpy()).astype("<i8"))}
+            free = np.flatnonzero(self.program.free(v)[0].flatten().numpy())
+            arrays = {"free": free.astype("<i8")}
             if len(own) == 2:
-                found[self.names[v]] = free | {side: self.file.array(a.astype("<f4")) for side, a in zip(("below", "above"), own, strict=True)}
+                arrays |= {"below": own[0], "above": own[1]}
             else:
-                found[self.names[v]] = free | {"mu": self.file.array((own[0] if which is None else own[0][which]).astype("<f4"))}
+                arrays["mu"] = own[0] if which is None else own[0][which]
+            found[self.names[v]] = {key: self.file.array(values) for key, values in arrays.items()}
         return found
 
     # Refutations
@@ -329,20 +328,23 @@ class _Proof:
                     "rows": [stated(r) for r in rows],
                     "weights": [str(w) for w in weights],
                     "bound": max(claimed, 0.0),
-                    "multipliers": multipliers(),
+                    "multipliers": self._written(multipliers, None),
                 }
         return None
 
-    def _attempts(self, rows: dict[int, Tensor], constant: Tensor) -> Iterator[tuple[float, Callable[[], Any]]]:
-        """Bounds of one row, cheapest first, each with what writes its multipliers."""
-        yield float(self.interval(rows, constant)[0]), lambda: "interval"
+    def _attempts(self, rows: dict[int, Tensor], constant: Tensor) -> Iterator[tuple[float, Arrays | None]]:
+        """Bounds of one row, cheapest first, each with its multipliers."""
+        yield float(self.interval(rows, constant)[0]), None
         for rule in _RULES[1:]:
             found, chosen = self.closed(rows, constant, rule)
-            own = {v: tuple(s[0][:, 0][m.free].to(torch.float32).numpy() for s in (m.below, m.above)) for v, m in chosen.items()}
-            yield float(found[0]), lambda own=own: self._written(own, None)
+            yield float(found[0]), _slopes(chosen)
         for found, chosen in self.improved(rows, constant, DualAscent(steps=60)):
-            own = self._mu(chosen, torch.ones(1, dtype=torch.bool))
-            yield float(found[0]), lambda own=own: self._written(own, None)
+            yield float(found[0]), self._mu(chosen, torch.ones(1, dtype=torch.bool))
+
+
+def _slopes(chosen: Chosen) -> Arrays:
+    """The slopes of both sides of the free entries, alike for all rows."""
+    return {v: tuple(side[0][:, 0][m.free].to(torch.float32).numpy() for side in (m.below, m.above)) for v, m in chosen.items()}
 
 
 _RULES = (LineRule.AREA, LineRule.AREA, LineRule.PARALLEL)

@@ -291,8 +291,8 @@ class FlintArithmetic(Arithmetic):
 
         self.name = "ball" if balls else "rational"
         self._flint, self._balls = flint, balls
-        self._number = flint.arb if balls else flint.fmpq
-        self.matrix = flint.arb_mat if balls else flint.fmpq_mat
+        self._number: Any = flint.arb if balls else flint.fmpq
+        self.matrix: Any = flint.arb_mat if balls else flint.fmpq_mat
         self._weights: dict[int, tuple[Floats, Any]] = {}
         if balls:
             flint.ctx.prec = _PRECISION

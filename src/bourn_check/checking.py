@@ -223,7 +223,7 @@ class _Checking:
             raise NotAProof(f"{where}: weights are at least 0, and not all 0")
         bound = self._weighted(dual, rows, weights, self._multipliers(proof.get("multipliers", {}), 1, where))
         claimed = proof.get("bound")
-        if type(claimed) not in (int, float) or not bound >= claimed:
+        if not isinstance(claimed, int | float) or not bound >= claimed:
             raise NotAProof(f"{where}: a bound of {claimed} is claimed, {bound:.9g} is what its multipliers give")
         if not (bound > 0 or (bound >= 0 and any(w and row.strict for w, row in zip(weights, rows, strict=True)))):
             raise NotAProof(f"{where}: a bound of {bound:.9g} refutes nothing")

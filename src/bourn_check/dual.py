@@ -3,7 +3,8 @@
 A row Lambda on a tensor v stands for Lambda . v.  Walking the steps from the last to the first,
 
 * affine, v = A u + b:            Lambda . v = (A^T Lambda) . u + Lambda . b, exactly;
-* nonlinear, v = s(z), l <= z <= u:  Lambda . v >= mu . z + sum_i min over z_i in [l_i, u_i] of (Lambda_i s(z_i) - mu_i z_i), for any mu;
+* nonlinear, v = s(z), l <= z <= u:
+      Lambda . v >= mu . z + sum_i min over z_i in [l_i, u_i] of (Lambda_i s(z_i) - mu_i z_i), for any mu;
 * the input, in its box:          Lambda . x >= sum_i min(Lambda_i lower_i, Lambda_i upper_i).
 
 So what mu is, and where it comes from, does not matter for soundness.  The middle line's minimum is at an end of the interval or

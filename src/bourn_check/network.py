@@ -63,7 +63,7 @@ class Product(Affine):
         apart = values.reshape(-1, groups * inner)
         parts = [apart.columns(np.arange(g * inner, (g + 1) * inner)).matmul(w) for g, w in enumerate(matrices)]
         joined = parts[0] if groups == 1 else arithmetic.joined(parts)
-        return joined.reshape(count, math.prod(joined.shape) // count if count else groups * outer)  # type: ignore[no-any-return]
+        return joined.reshape(count, math.prod(joined.shape) // count if count else groups * outer)
 
     def backward(self, rows: Values, arithmetic: Arithmetic) -> Backward:
         return [self._times(rows, self._transposed, arithmetic)], None
@@ -171,17 +171,13 @@ class PiecewiseLinear:
         return [lower, upper, *(np.clip(knot, lower, upper) for knot in self.knots)]
 
     def forward(self, z: Values, arithmetic: Arithmetic) -> Values:
-        """The function of enclosures: by its values at the ends, and the knots between them."""
-        value = None
-        least, most = z.lower(), z.upper()
-        piece = self.stable(least, most)
+        """The function of enclosures."""
+        piece = self.stable(z.lower(), z.upper())
         if (piece >= 0).all():
             return self.on_piece(z, piece, arithmetic)
-        if self.pieces[0] == (0.0, 0.0) and self.pieces[1:] == ((1.0, 0.0),):
-            value = z.positive()
-        if value is None:
-            raise ArithmeticError("a value lies within rounding of a kink")
-        return value
+        if self.pieces == ((0.0, 0.0), (1.0, 0.0)) and self.knots == (0.0,):
+            return z.positive()
+        raise ArithmeticError("a value lies within rounding of a kink")
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import io
 import math
-import zlib
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -187,7 +186,7 @@ class _Node:
         return self.reader.add(Move(index.ravel().astype(np.int64), size), [name], index.shape, output)
 
     def broadcast(self, i: int, shape: tuple[int, ...]) -> str:
-        return self.inputs[i] if self.shape(i) == shape else self.move(np.broadcast_to(self.index(i), shape), i)
+        return str(self.inputs[i]) if self.shape(i) == shape else self.move(np.broadcast_to(self.index(i), shape), i)
 
 
 # What moves numbers, whether they are constants or not
@@ -278,7 +277,7 @@ def _concat(reader: _Reader, node: _Node) -> None:
 def _activation(reader: _Reader, node: _Node, i: int) -> str:
     """An input as a tensor of the network; a constant becomes a step without inputs."""
     if not node.is_constant(i):
-        return node.inputs[i]
+        return str(node.inputs[i])
     return reader.add(Shift(node.weights(i).ravel(), 0), [], node.shape(i))
 
 
@@ -318,7 +317,7 @@ def _cast(reader: _Reader, node: _Node) -> None:
 # Arithmetic
 
 
-def _linear(reader: _Reader, node: _Node, name: str, weight: Array, shape: Sequence[int], output: str = "") -> str:
+def _linear(reader: _Reader, name: str, weight: Array, shape: Sequence[int], output: str = "") -> str:
     return reader.add(Product(np.ascontiguousarray(weight)), [name], shape, output)
 
 
@@ -345,9 +344,9 @@ def _gemm(reader: _Reader, node: _Node) -> None:
     if node.shape() != (shape[0], weight.shape[0]):
         raise reader.fail(f"a product of {node.shape()} and {weight.shape}")
     if not node.given(2):
-        _linear(reader, node, node.inputs[0], weight[None], shape, node.outputs[0])
+        _linear(reader, node.inputs[0], weight[None], shape, node.outputs[0])
         return
-    _shift(reader, _linear(reader, node, node.inputs[0], weight[None], shape), node.weights(2), node.outputs[0])
+    _shift(reader, _linear(reader, node.inputs[0], weight[None], shape), node.weights(2), node.outputs[0])
 
 
 def _matmul(reader: _Reader, node: _Node) -> None:
@@ -356,10 +355,10 @@ def _matmul(reader: _Reader, node: _Node) -> None:
     if weight.ndim != 2 or len(shape) < 2 or shape[-1 if constant else -2] != weight.shape[0 if constant else 1]:
         raise reader.fail(f"a product of {node.shape(0)} and {node.shape(1)}")
     if constant:
-        _linear(reader, node, node.inputs[0], weight[None], (*shape[:-1], weight.shape[1]), node.outputs[0])
+        _linear(reader, node.inputs[0], weight[None], (*shape[:-1], weight.shape[1]), node.outputs[0])
         return
     turned = node.move(np.swapaxes(node.index(1), -1, -2), 1)
-    product = _linear(reader, node, turned, weight.T[None], (*reader.shapes[turned][:-1], weight.shape[0]))
+    product = _linear(reader, turned, weight.T[None], (*reader.shapes[turned][:-1], weight.shape[0]))
     index = np.arange(math.prod(reader.shapes[product])).reshape(reader.shapes[product])
     node.move(np.swapaxes(index, -1, -2), product, node.outputs[0])
 
@@ -395,7 +394,7 @@ def _conv(reader: _Reader, node: _Node) -> None:
     apart = windows.reshape(groups, weight.shape[1], count, -1).transpose(2, 0, 1, 3)
     moved = node.move(apart.reshape(count, groups * inner))
     matrix = weight.reshape(groups, len(weight) // groups, inner).transpose(0, 2, 1)
-    product = _linear(reader, node, moved, matrix, (count, len(weight)))
+    product = _linear(reader, moved, matrix, (count, len(weight)))
     index = np.arange(count * len(weight)).reshape(count, -1).T.reshape(1, len(weight), *positions)
     if not node.given(2):
         node.move(index, product, node.outputs[0])
@@ -407,7 +406,7 @@ def _conv(reader: _Reader, node: _Node) -> None:
 def _mean(reader: _Reader, node: _Node, index: Array, shape: Sequence[int], *, count_padding: bool, divide: bool = True) -> None:
     """The mean (or the sum) over the last axis of flat numbers (n, k)."""
     moved = node.move(index)
-    summed = _linear(reader, node, moved, np.ones((1, index.shape[-1], 1)), shape, "" if divide else node.outputs[0])
+    summed = _linear(reader, moved, np.ones((1, index.shape[-1], 1)), shape, "" if divide else node.outputs[0])
     if divide:
         counts = np.full(len(index), index.shape[-1]) if count_padding else (index >= 0).sum(-1)
         _scaled(reader, summed, counts.reshape(shape).astype(np.float64), True, node.outputs[0])

@@ -18,7 +18,7 @@ from bourn_check.certificate import exact
 from bourn_check.errors import Unreadable
 from bourn_check.specification import Disjunct, End, Ends, Row, Specification
 
-_TOKEN = re.compile(r"\(|\)|;[^\n]*|[A-Za-z_]\w*\s*\[[^\]()]*\]|\[[^\]()]*\]|[^\s();]+")
+_TOKEN = re.compile(r"\(|\)|;[^\n]*|[A-Za-z_]\w*\[[^\]()]*\]|\[[^\]()]*\]|[^\s();]+")
 _ELEMENT = re.compile(r"([A-Za-z_]\w*)\s*\[([\d\s,]*)\]")
 _PLAIN = re.compile(r"([XY])_(0|[1-9]\d*)")
 _MOST = 1 << 20

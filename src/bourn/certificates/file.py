@@ -1,4 +1,4 @@
-"""Certificates as files: a zip of arrays, written as they come, and a manifest; docs/certificates.md describes it field by field."""
+"""Certificates as files: a zip of arrays, written as they come, and a manifest; docs/certificates.md describes both."""
 
 from __future__ import annotations
 
