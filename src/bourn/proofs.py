@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -326,7 +327,7 @@ class _Proof:
             if claimed > 0 or (strict and value >= 0):
                 return {
                     "rows": [stated(r) for r in rows],
-                    "weights": [str(w) for w in weights],
+                    "weights": [str(Fraction(w)) for w in weights],
                     "bound": max(claimed, 0.0),
                     "multipliers": self._written(multipliers, None),
                 }

@@ -119,7 +119,7 @@ class Arithmetic(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Balls(Values):
-    """Entries mid +- rad in float64; what overflowed has no finite radius."""
+    """Entries mid +- rad in float64.  Where mid is not finite, for it overflowed, rad is not either, and stays so."""
 
     mid: Floats
     rad: Floats
@@ -145,8 +145,9 @@ class Balls(Values):
         return Balls(mid, rad)
 
     def matmul(self, weight: Floats) -> Balls:
+        mid = self.mid @ weight
         error = (self.rad + gamma(len(weight)) * np.abs(self.mid)) @ np.abs(weight)
-        return Balls(self.mid @ weight, error * SAFETY + TINY)
+        return Balls(mid, error * SAFETY + (UNIT * np.abs(mid) + TINY))
 
     def __add__(self, other: Balls) -> Balls:
         mid = self.mid + other.mid
@@ -160,7 +161,7 @@ class Balls(Values):
         rad = (own * other.rad + self.rad * (theirs + other.rad) + UNIT * np.abs(mid)) * SAFETY
         # A product with 0 is 0, without any underflow.
         zero = (own + self.rad == 0) | (theirs + other.rad == 0)
-        return Balls(mid, np.where(zero, 0.0, rad + TINY))
+        return Balls(np.where(zero, 0.0, mid), np.where(zero, 0.0, rad + TINY))
 
     def total(self) -> Balls:
         size = np.abs(self.mid).sum(-1)
@@ -168,7 +169,7 @@ class Balls(Values):
 
     def minimum(self, other: Balls) -> Balls:
         mid = np.where(self.mid <= other.mid, self.mid, other.mid)
-        # |min(a, b) - min(a', b')| is at most the greater of both differences; NaN is kept.
+        # |min(a, b) - min(a', b')| is at most the greater of both differences; a radius of NaN is kept.
         return Balls(mid, np.maximum(self.rad, other.rad))
 
     def positive(self) -> Balls:
@@ -176,7 +177,7 @@ class Balls(Values):
 
     def lower(self) -> Floats:
         low = np.where(self.rad == 0, self.mid, np.nextafter(self.mid - self.rad, -math.inf))
-        return np.where(np.isfinite(low) & np.isfinite(self.rad), low, -math.inf)
+        return np.where(np.isfinite(low) & np.isfinite(self.mid) & np.isfinite(self.rad), low, -math.inf)
 
 
 def _put(values: NDArray[Any], index: Index, size: int) -> NDArray[Any]:

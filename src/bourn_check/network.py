@@ -175,9 +175,12 @@ class PiecewiseLinear:
         piece = self.stable(z.lower(), z.upper())
         if (piece >= 0).all():
             return self.on_piece(z, piece, arithmetic)
-        if self.pieces == ((0.0, 0.0), (1.0, 0.0)) and self.knots == (0.0,):
-            return z.positive()
-        raise ArithmeticError("a value lies within rounding of a kink")
+        # The first piece and, from every knot on, the change of slope.
+        result = self.on_piece(z, np.zeros_like(piece), arithmetic)
+        for knot, (before, _), (after, _) in zip(self.knots, self.pieces[:-1], self.pieces[1:], strict=True):
+            beyond = (z + arithmetic.exact(np.array(-knot))).positive()
+            result = result + beyond * arithmetic.exact(np.array(after)) + -(beyond * arithmetic.exact(np.array(before)))
+        return result
 
 
 @dataclass(frozen=True, eq=False)

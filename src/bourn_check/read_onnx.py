@@ -120,6 +120,10 @@ class _Reader:
         self.shapes[name] = tuple(int(s) for s in shape)
         return name
 
+    def move(self, index: Array, name: str, output: str = "") -> str:
+        """A step that picks entries of a tensor by flat number."""
+        return self.add(Move(index.ravel().astype(np.int64), math.prod(self.shapes[name])), [name], index.shape, output)
+
 
 _IGNORED = {"momentum", "ratio", "seed"}
 """Attributes that say something of training alone."""
@@ -181,12 +185,7 @@ class _Node:
 
     def move(self, index: Array, i: int | str = 0, output: str = "") -> str:
         """A step that picks entries of input ``i``."""
-        name = self.inputs[i] if isinstance(i, int) else i
-        size = math.prod(self.reader.shapes[name])
-        return self.reader.add(Move(index.ravel().astype(np.int64), size), [name], index.shape, output)
-
-    def broadcast(self, i: int, shape: tuple[int, ...]) -> str:
-        return str(self.inputs[i]) if self.shape(i) == shape else self.move(np.broadcast_to(self.index(i), shape), i)
+        return self.reader.move(index, self.inputs[i] if isinstance(i, int) else i, output)
 
 
 # What moves numbers, whether they are constants or not
@@ -226,12 +225,13 @@ def _sliced(node: _Node, a: Array) -> Array:
     return a[tuple(cut)]
 
 
-def _padded(node: _Node, a: Array) -> Array:
+def _pad(reader: _Reader, node: _Node) -> None:
+    a = node.index()
     pads = node.ints("pads", 1 if node.opset >= 11 else None) or []
     value = float(node.constant(2).ravel()[0]) if node.given(2) else float(node.attributes.get("value", 0.0))
     if node.attributes.get("mode", b"constant") != b"constant" or value or min(pads) < 0 or node.given(3):
-        raise node.reader.fail("only zeros at the ends of all axes are padded")
-    return np.pad(a, list(zip(pads[: a.ndim], pads[a.ndim :], strict=True)), constant_values=-1)
+        raise reader.fail("only zeros at the ends of all axes are padded")
+    node.move(np.pad(a, list(zip(pads[: a.ndim], pads[a.ndim :], strict=True)), constant_values=-1), output=node.outputs[0])
 
 
 _MOVES: dict[str, Callable[[_Node, Array], Array]] = {
@@ -257,10 +257,6 @@ def _move(reader: _Reader, node: _Node) -> None:
         node.move(rule(node, node.index()), output=node.outputs[0])
 
 
-def _pad(reader: _Reader, node: _Node) -> None:
-    node.move(_padded(node, node.index()), output=node.outputs[0])
-
-
 def _concat(reader: _Reader, node: _Node) -> None:
     axis = int(node.attributes.get("axis"))
     if all(node.is_constant(i) for i in range(len(node.inputs))):
@@ -281,16 +277,10 @@ def _activation(reader: _Reader, node: _Node, i: int) -> str:
     return reader.add(Shift(node.weights(i).ravel(), 0), [], node.shape(i))
 
 
-def _split(reader: _Reader, node: _Node) -> None:
-    axis, index = int(node.attributes.get("axis", 0)), node.index()
-    sizes = node.ints("split", 1 if node.opset >= 13 else None)
-    node.attributes.get("num_outputs")
-    if sizes is None:
-        if index.shape[axis] % len(node.outputs):
-            raise reader.fail("its parts are not equal")
-        sizes = [index.shape[axis] // len(node.outputs)] * len(node.outputs)
-    for part, name in zip(np.split(index, np.cumsum(sizes)[:-1], axis), node.outputs, strict=True):
-        node.move(part, output=name)
+def _wide(reader: _Reader, name: str, shape: tuple[int, ...]) -> str:
+    """A tensor broadcast to a shape."""
+    own = reader.shapes[name]
+    return name if own == shape else reader.move(np.broadcast_to(np.arange(math.prod(own)).reshape(own), shape), name)
 
 
 def _constant(reader: _Reader, node: _Node) -> None:
@@ -403,13 +393,11 @@ def _conv(reader: _Reader, node: _Node) -> None:
     _shift(reader, node.move(index, product), bias, node.outputs[0])
 
 
-def _mean(reader: _Reader, node: _Node, index: Array, shape: Sequence[int], *, count_padding: bool, divide: bool = True) -> None:
-    """The mean (or the sum) over the last axis of flat numbers (n, k)."""
-    moved = node.move(index)
-    summed = _linear(reader, moved, np.ones((1, index.shape[-1], 1)), shape, "" if divide else node.outputs[0])
-    if divide:
-        counts = np.full(len(index), index.shape[-1]) if count_padding else (index >= 0).sum(-1)
-        _scaled(reader, summed, counts.reshape(shape).astype(np.float64), True, node.outputs[0])
+def _mean(reader: _Reader, node: _Node, index: Array, shape: Sequence[int], count_padding: bool) -> None:
+    """The mean over the last axis of flat numbers (n, k)."""
+    summed = _linear(reader, node.move(index), np.ones((1, index.shape[-1], 1)), shape)
+    counts = np.full(len(index), index.shape[-1]) if count_padding else (index >= 0).sum(-1)
+    _scaled(reader, summed, counts.reshape(shape).astype(np.float64), True, node.outputs[0])
 
 
 def _average_pool(reader: _Reader, node: _Node) -> None:
@@ -417,12 +405,12 @@ def _average_pool(reader: _Reader, node: _Node) -> None:
     windows = _windows(node, kernel)
     shape = (1, *windows.shape[: 1 + len(kernel)])
     count_padding = bool(node.attributes.get("count_include_pad", 0))
-    _mean(reader, node, windows.reshape(math.prod(shape), -1), shape, count_padding=count_padding)
+    _mean(reader, node, windows.reshape(math.prod(shape), -1), shape, count_padding)
 
 
 def _reduced(reader: _Reader, node: _Node) -> None:
     index, globally = node.index(), node.op_type == "GlobalAveragePool"
-    axes = list(range(2, index.ndim)) if globally else _axes(node, 13 if node.op_type == "ReduceSum" else 18)
+    axes = list(range(2, index.ndim)) if globally else _axes(node, 18)
     axes = sorted(a % index.ndim for a in (axes if axes is not None else range(index.ndim)))
     if not axes or node.attributes.get("noop_with_empty_axes"):
         raise reader.fail("nothing is reduced")
@@ -430,7 +418,7 @@ def _reduced(reader: _Reader, node: _Node) -> None:
     flat = index.transpose(*kept, *axes).reshape(math.prod(index.shape[a] for a in kept), -1)
     keep = globally or bool(node.attributes.get("keepdims", 1))
     shape = [1 if a in axes else index.shape[a] for a in range(index.ndim) if keep or a not in axes]
-    _mean(reader, node, flat, shape, count_padding=True, divide=node.op_type != "ReduceSum")
+    _mean(reader, node, flat, shape, True)
 
 
 def _batch_norm(reader: _Reader, node: _Node) -> None:
@@ -450,16 +438,10 @@ def _batch_norm(reader: _Reader, node: _Node) -> None:
 
 def _sum(reader: _Reader, node: _Node) -> None:
     """Add and Sub, of tensors or constants."""
-    shape, sign = np.broadcast_shapes(node.shape(0), node.shape(1)), -1 if node.op_type == "Sub" else 1
-    out = node.outputs[0]
-    if node.is_constant(1):
-        _shift(reader, node.broadcast(0, shape), sign * node.weights(1), out)
-    elif node.is_constant(0):
-        own = node.broadcast(1, shape)
-        signed = reader.add(Sum((sign,)), [own], shape)
-        _shift(reader, signed, node.weights(0), out)
-    else:
-        reader.add(Sum((1, sign)), [node.broadcast(0, shape), node.broadcast(1, shape)], shape, out)
+    names, signs = [_activation(reader, node, i) for i in (0, 1)], (1, -1 if node.op_type == "Sub" else 1)
+    shape = tuple(np.broadcast_shapes(*(reader.shapes[n] for n in names)))
+    wide = [_wide(reader, name, shape) for name in names]
+    reader.add(Sum(signs), wide, shape, node.outputs[0])
 
 
 def _product(reader: _Reader, node: _Node) -> None:
@@ -468,8 +450,8 @@ def _product(reader: _Reader, node: _Node) -> None:
         reader.add(Sum((-1,)), node.inputs, node.shape(), node.outputs[0])
         return
     constant = 1 if node.is_constant(1) or node.op_type == "Div" else 0
-    shape = np.broadcast_shapes(node.shape(0), node.shape(1))
-    own = node.broadcast(1 - constant, shape)
+    shape = tuple(np.broadcast_shapes(node.shape(0), node.shape(1)))
+    own = _wide(reader, node.inputs[1 - constant], shape)
     _scaled(reader, own, node.weights(constant), node.op_type == "Div", node.outputs[0])
 
 
@@ -514,7 +496,7 @@ _RULES: dict[str, Callable[[_Reader, _Node], None]] = {
     **dict.fromkeys(_FUNCTIONS, _function),
     **dict.fromkeys(("Add", "Sub"), _sum),
     **dict.fromkeys(("Mul", "Div", "Neg"), _product),
-    **dict.fromkeys(("GlobalAveragePool", "ReduceMean", "ReduceSum"), _reduced),
+    **dict.fromkeys(("GlobalAveragePool", "ReduceMean"), _reduced),
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
@@ -525,5 +507,4 @@ _RULES: dict[str, Callable[[_Reader, _Node], None]] = {
     "MatMul": _matmul,
     "Pad": _pad,
     "Shape": _shape,
-    "Split": _split,
 }

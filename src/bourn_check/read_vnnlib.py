@@ -210,9 +210,7 @@ class _Reader:
             place = self._numbers(element[2]) if element else ()
             if len(place) != len(shape) or any(not 0 <= p < n for p, n in zip(place, shape, strict=True)):
                 raise self.fail(f"{word[:40]!r} is no element of a tensor of shape {list(shape)}")
-            for p, n, rest in zip(place, shape, range(len(shape)), strict=True):
-                start += p * math.prod(shape[rest + 1 :])
-                assert p < n
+            start += sum(p * math.prod(shape[k + 1 :]) for k, p in enumerate(place))
             return _Sum({start if side > 0 else -1 - start: Fraction(1)}, Fraction(0))
         if not re.match(r"[-+.\d]", word) or "/" in word or "_" in word:
             raise self.fail(f"{word[:40]!r} is not declared")
