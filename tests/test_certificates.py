@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,10 @@ import pytest
 
 import bourn
 import bourn_check
+from bourn.cli.main import run
 from bourn.verification import Bounding, Plan
 from certificates import changed, contents, convolutional, mlp, proved, specification
 from onnx_models import model, node, numbers
-from verify_models import bourn as command
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 ARITHMETICS = ("float", "ball", "rational")
@@ -117,21 +116,24 @@ def test_what_cannot_be_certified_is_said(tmp_path: Path) -> None:
     assert not (tmp_path / "proof.bourn").exists()
 
 
-def test_the_commands(tmp_path: Path) -> None:
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network, question, proof = EXAMPLES / "digits_mlp.onnx", EXAMPLES / "digits_robust_3.vnnlib", tmp_path / "proof.bourn"
-    ran = command("verify", network, question, "--certificate", proof)
-    assert ran.status == 0
-    assert "certificate written" in ran.err
-    checked = command("check", proof, network, question, "--arithmetic", "rational")
-    assert checked.status == 0
-    assert checked.out.startswith("proved: unsat")
-    assert "trusted: " in checked.out
+
+    def ran(*arguments: str | Path) -> tuple[int, str, str]:
+        return run([str(a) for a in arguments]), *capsys.readouterr()
+
+    status, _, err = ran("verify", network, question, "--certificate", proof)
+    assert status == 0
+    assert "certificate written" in err
+    status, out, _ = ran("check", proof, network, question, "--arithmetic", "rational")
+    assert status == 0
+    assert out.startswith("proved: unsat")
+    assert "trusted: " in out
     other = tmp_path / "other.vnnlib"
-    shutil.copy(question, other)
-    other.write_text(other.read_text() + "\n; another question\n")
-    refused = command("check", proof, network, other)
-    assert (refused.status, refused.out) == (1, "not a proof: it is about another specification: the SHA-256 differs\n")
-    missing = command("check", tmp_path / "nothing", network, question)
-    assert missing.status == 2
-    assert missing.err.count("\n") == 1
-    assert command("verify", network, question, "--certificate", tmp_path / "no" / "folder").status == 2
+    other.write_text(question.read_text() + "\n; another question\n")
+    status, out, _ = ran("check", proof, network, other)
+    assert (status, out) == (1, "not a proof: it is about another specification: the SHA-256 differs\n")
+    status, _, err = ran("check", tmp_path / "nothing", network, question)
+    assert (status, err.count("\n")) == (2, 1)
+    assert ran("verify", network, question, "--certificate", tmp_path / "no" / "folder")[0] == 2
+    assert ran("verify", network, "--image", "x", "--radius", "0.1", "--certificate", proof)[0] == 2

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bourn.certificates.evidence import Falsified, Verified
+from bourn.certificates.evidence import Falsified, Refutation, Verified
 from bourn.certificates.file import CertificateFile, stated
 from bourn.errors import UsageError
 from bourn.interval import Interval
@@ -74,6 +74,8 @@ def write_certificate(result: Result, path: str | Path, log: Callable[[str], Non
         for number, (problem, refutations) in enumerate(zip(problems(graph, result.question), verdict.refutations, strict=True)):
             if not refutations:
                 continue
+            if not all(isinstance(r, Refutation) for r in refutations):
+                raise UsageError("no certificate can be written yet for a proof by branch and bound")
             weights = [r.weights for r in refutations]
             level = max(level_of(r.method) for r in refutations)
             say = (lambda text, n=number: log(f"case {n}: {text}")) if log is not None else None

@@ -202,7 +202,7 @@ class FloatArithmetic(Arithmetic):
 
     def numbers(self, values: Sequence[Fraction]) -> Balls:
         mid = np.array([_nearest(v) for v in values], dtype=np.float64)
-        rad = np.array([0.0 if Fraction(m) == v else 2 * UNIT * abs(m) + TINY for m, v in zip(mid.tolist(), values, strict=True)])
+        rad = np.array([0.0 if m == v else 2 * UNIT * abs(m) + TINY for m, v in zip(mid.tolist(), values, strict=True)])
         return Balls(mid, rad)
 
     def inverse_roots(self, values: Sequence[Fraction]) -> Balls:

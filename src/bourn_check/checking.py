@@ -96,6 +96,7 @@ class _Checking:
         self.steps = network.nonlinear()
         self.outputs = sum(size for _, size in network.outputs)
         self.rows = 0
+        self.inside: dict[tuple[int, int], bool] = {}
 
     def verdict(self) -> Report:
         verdict = self.own.manifest.get("verdict")
@@ -148,8 +149,20 @@ class _Checking:
                 for row in used:
                     proved.setdefault(row, []).append((lower, upper, used))
         for number, disjunct in enumerate(self.asked.disjuncts):
-            if not any(_applies(found, disjunct) for row in disjunct.rows for found in proved.get(row, [])):
+            if not any(self._applies(found, disjunct) for row in disjunct.rows for found in proved.get(row, [])):
                 raise NotAProof(f"nothing refutes conjunction {number} of the specification: {disjunct}")
+
+    def _applies(self, found: tuple[Floats, Floats, frozenset[Row]], disjunct: Disjunct) -> bool:
+        """Whether a refutation of rows on a box is one of a disjunct: it has these rows, and its box is no larger."""
+        lower, upper, used = found
+        if not used <= disjunct.rows_as_set:
+            return False
+        if disjunct.ends:
+            return disjunct.within(lower, upper)
+        key = id(lower), id(disjunct.base)  # many disjuncts have one box; both objects outlive this one
+        if key not in self.inside:
+            self.inside[key] = disjunct.within(lower, upper)
+        return self.inside[key]
 
     def _dual(self, lower: Floats, upper: Floats, bounds: dict[str, Bounds]) -> Dual:
         return Dual(self.network, self.arithmetic, self.arithmetic.exact(lower), self.arithmetic.exact(upper), bounds)
@@ -240,7 +253,7 @@ class _Checking:
         start: dict[str, Values] = {}
         for flat, tensors in ((outputs, self.network.outputs), (inputs, self.network.inputs)):
             begin = 0
-            for name, size in tensors:
+            for name, size in tensors if any(flat) else ():
                 own = self.arithmetic.numbers(flat[begin : begin + size]).reshape(1, size)
                 start[name] = start[name] + own if name in start else own
                 begin += size
@@ -280,7 +293,7 @@ class _Checking:
         above = signed < 0
         entries = np.where(above, -1 - signed, signed)
         if not (entries < size).all():
-            raise Unreadable(f"{where}: an entry is beyond its {size}")
+            self.own.fail(where, f"an entry is beyond its {size}")
         chosen = self._multipliers(part.get("multipliers", {}), len(signed), where)
         ends = np.where(above, -upper[entries], lower[entries])
         for start in range(0, len(signed), most := max(1, _CHUNK // max(self.network.sizes.values()))):
@@ -317,9 +330,3 @@ class _Checking:
                 below, above = (self.own.floats(own.get(side), where, len(free)) for side in ("below", "above"))
                 found[name] = Multipliers(free, below=below, above=above)
         return found
-
-
-def _applies(found: tuple[Floats, Floats, frozenset[Row]], disjunct: Disjunct) -> bool:
-    """Whether a refutation of rows on a box is one of a disjunct: it has these rows, and its box is no larger."""
-    lower, upper, used = found
-    return used <= disjunct.rows_as_set and disjunct.within(lower, upper)

@@ -291,8 +291,6 @@ def _constant(reader: _Reader, node: _Node) -> None:
 
 
 def _shape(reader: _Reader, node: _Node) -> None:
-    if node.attributes:
-        raise reader.fail("only whole shapes are read")
     reader.constants[node.outputs[0]] = np.array(node.shape(), dtype=np.int64)
 
 
