@@ -11,7 +11,7 @@ import bourn
 import bourn_check
 from bourn.cli.main import run
 from bourn.verification import Bounding, Plan
-from certificates import changed, contents, convolutional, mlp, proved, specification
+from certificate_files import changed, contents, convolutional, mlp, proved, specification
 from onnx_models import model, node, numbers
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"

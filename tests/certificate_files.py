@@ -15,6 +15,8 @@ import onnx
 import bourn
 from bourn.problem.problem import problems
 from bourn.verification import Bounding, Plan
+from bourn_check.arithmetic import arithmetic
+from bourn_check.network import Network
 from onnx_models import model, node, numbers
 
 
@@ -150,3 +152,10 @@ def changed(files: Files, change: Callable[[Manifest, Arrays], object]) -> Files
     other = Files(files.network, files.specification, files.certificate.with_name("changed.bourn"))
     rewritten(other.certificate, manifest, arrays)
     return other
+
+
+def evaluated(net: Network, x: np.ndarray, name: str = "float") -> np.ndarray:
+    own = arithmetic(name)
+    values = net.evaluate(own.exact(x.astype(np.float64)[None]), own)
+    middle: np.ndarray = (values.lower()[0] + values.upper()[0]) / 2
+    return middle
