@@ -1,6 +1,6 @@
 """Certificates of VNN-COMP instances that bourn decides: which check, how long that takes, and how large they are.
 
-Data: as for vnncomp.py.  One instance after the other in this process, so that imports are in no time.
+Data: as for vnncomp.py.  One instance after the other in this process, so that imports are in no time; times are the processor's (OMP_NUM_THREADS=1).
 
     python benchmarks/certificates.py --only mnist_fc --timeout 20
     python benchmarks/certificates.py --only rl_benchmarks --every 10 --arithmetic ball
@@ -26,7 +26,7 @@ from vnncomp import Instance, list_instances, machine
 
 @dataclass(frozen=True)
 class Measured:
-    """One verdict: seconds to solve, to write and to check, the file's size, and what was wrong where it did not check."""
+    """One verdict: the processor's seconds to solve, to write and to check, the file's size, and what was wrong with it."""
 
     status: str
     solve: float
@@ -71,9 +71,9 @@ def _medians(done: list[Measured]) -> str:
 
 def _measure(folder: Path, instance: Instance, timeout: float, arithmetic: str) -> Measured:
     network, specification = (_file(folder / instance.benchmark / name) for name in (instance.onnx, instance.vnnlib))
-    began = time.monotonic()
+    began = time.process_time()
     result = bourn.verify(network, specification, timeout=timeout)
-    solved = time.monotonic()
+    solved = time.process_time()
     if result.status not in ("unsat", "sat"):
         return Measured(result.status, solved - began)
     with tempfile.TemporaryDirectory() as place:
@@ -82,14 +82,14 @@ def _measure(folder: Path, instance: Instance, timeout: float, arithmetic: str) 
             bourn.write_certificate(result, proof)
         except bourn.BournError as error:
             return Measured(result.status, solved - began, refused=str(error))
-        written = time.monotonic()
+        written = time.process_time()
         failed = ""
         try:
             check(proof, network, specification, arithmetic)
         except (NotAProof, Unreadable) as error:
             failed = f"{instance.onnx} {instance.vnnlib}: {error}"
         size = proof.stat().st_size
-        return Measured(result.status, solved - began, written - solved, time.monotonic() - written, size, failed=failed)
+        return Measured(result.status, solved - began, written - solved, time.process_time() - written, size, failed=failed)
 
 
 def _file(path: Path) -> Path:

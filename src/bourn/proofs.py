@@ -211,7 +211,7 @@ class _Proof:
         size, shape = self.graph.nodes[z].size, self.graph.nodes[z].shape
         slack = SLACK * self.program.magnitudes[z].expand(1, *shape).reshape(-1).repeat(2)
         signed = torch.cat([torch.arange(size), -1 - torch.arange(size)])
-        best, which = self._cheap(z, signed)
+        best, which = self._cheap(z, signed, slack)
         best = best - slack
         parts = [_Part(signed[which == k].numpy(), self._of_kind(z, k)) for k in range(3) if bool((which == k).any())]
         known = self._as_interval(best, shape)
@@ -226,15 +226,20 @@ class _Proof:
                     parts.append(_Part(signed[piece[better]].numpy(), self._mu(chosen, better)))
         self._state(z, self._as_interval(best, shape), parts)
 
-    def _cheap(self, z: int, signed: Tensor) -> tuple[Tensor, Tensor]:
-        """The best bound of every row without a search, and of which kind it is: 0 interval, 1 and 2 lines."""
+    def _cheap(self, z: int, signed: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
+        """A bound of every row without a search, and of which kind it is: 0 interval, 1 and 2 lines."""
         kinds: list[list[Tensor]] = [[], [], []] if self.nonlinear(z) else [[]]
         for piece in torch.split(signed, max(1, _CHUNK_BYTES // (8 * widest(self.graph, z)))):
             rows, zero = self._unit(z, piece), torch.zeros(1, len(piece), dtype=torch.float64)
             kinds[0].append(self.interval(rows, zero))
             for k in range(1, len(kinds)):
                 kinds[k].append(self.closed(rows, zero, _RULES[k])[0])
-        best, which = torch.stack([torch.cat(k) for k in kinds]).max(0)
+        found = torch.stack([torch.cat(k) for k in kinds])
+        best, which = found.max(0)
+        # The numbers of bounds that prove a neuron stable enter nothing: the first kind that does is enough.
+        for k in range(len(kinds) - 1, -1, -1):
+            closed = ~unstable(self.graph, z, self._as_interval(found[k] - slack, self.graph.nodes[z].shape)).flatten().repeat(2)
+            best, which = torch.where(closed, found[k], best), which.masked_fill(closed, k)
         return best, which
 
     def _of_kind(self, z: int, kind: int) -> Arrays | None:
