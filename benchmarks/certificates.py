@@ -1,6 +1,7 @@
 """Certificates of VNN-COMP instances that bourn decides: which check, how long that takes, and how large they are.
 
-Data: as for vnncomp.py.  One instance after the other in this process, so that imports are in no time; times are the processor's (OMP_NUM_THREADS=1).
+Data: as for vnncomp.py.  One instance after the other in this process, so that imports are in no time; times are the processor's
+(OMP_NUM_THREADS=1).
 
     python benchmarks/certificates.py --only mnist_fc --timeout 20
     python benchmarks/certificates.py --only rl_benchmarks --every 10 --arithmetic ball

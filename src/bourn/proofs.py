@@ -74,10 +74,10 @@ def write_certificate(result: Result, path: str | Path, log: Callable[[str], Non
         for number, (problem, refutations) in enumerate(zip(problems(graph, result.question), verdict.refutations, strict=True)):
             if not refutations:
                 continue
-            if not all(isinstance(r, Refutation) for r in refutations):
+            found = [r for r in refutations if isinstance(r, Refutation)]
+            if len(found) != len(refutations):
                 raise UsageError("no certificate can be written yet for a proof by branch and bound")
-            weights = [r.weights for r in refutations]
-            level = max(level_of(r.method) for r in refutations)
+            weights, level = [r.weights for r in found], max(level_of(r.method) for r in found)
             say = (lambda text, n=number: log(f"case {n}: {text}")) if log is not None else None
             cases.append(_case(file, problem, names, weights, level, say))
         file.manifest |= {"verdict": "unsat", "cases": cases}
