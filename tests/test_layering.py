@@ -38,6 +38,7 @@ LAYERS = (
     "views",
     "layer_losses",
     "verification",
+    "proofs",
     "training",
     "studies",
     "report",
@@ -48,7 +49,10 @@ LAYERS = (
 
 FILE_LINES, FUNCTION_LINES = 400, 60
 # Soft limits: an entry needs a reason why the thing is better in one piece.
-LONG_FILES: dict[str, str] = {"tests/networks.py": "one vocabulary of random networks, and its exact oracle, for all tests"}
+LONG_FILES: dict[str, str] = {
+    "tests/networks.py": "one vocabulary of random networks, and its exact oracle, for all tests",
+    "src/bourn_check/read_onnx.py": "one table of operators to read from top to bottom; every line of the checker is one to trust",
+}
 LONG_FUNCTIONS: dict[str, str] = {}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

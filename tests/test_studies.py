@@ -16,8 +16,9 @@ import torch
 import bourn
 from bourn.cli.main import run as command
 from bourn.errors import UsageError
+from bourn.formats.toml import read_toml
 from bourn.problem.problem import label_margins
-from bourn.studies.description import Description, ImageEntry, read_toml
+from bourn.studies.description import Description, ImageEntry
 from bourn.studies.engines import InProcess
 from bourn.studies.inputs import read_images
 from bourn.studies.running import Progress, Study, run

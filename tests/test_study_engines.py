@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from bourn.errors import BournError
-from bourn.studies.description import Description, read_toml
+from bourn.formats.toml import read_toml
+from bourn.studies.description import Description
 from bourn.studies.engines import Dask, Done, Engine, InProcess, Processes
 from bourn.studies.jobs import Job
 from bourn.studies.running import Study, run

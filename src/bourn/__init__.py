@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bourn.problem.products import ProductSet, product_set
     from bourn.problem.questions import region, robustness
     from bourn.problem.specification import Row, Specification, class_margins
+    from bourn.proofs import write_certificate
     from bourn.radii import Certified, Radii, radius
     from bourn.solvers.bracket import Bracket, bracket
     from bourn.solvers.methods import METHODS, Method, method
@@ -46,6 +47,7 @@ _HOMES = {
     "bourn.problem.products": ("ProductSet", "product_set"),
     "bourn.problem.questions": ("region", "robustness"),
     "bourn.problem.specification": ("Row", "Specification", "class_margins"),
+    "bourn.proofs": ("write_certificate",),
     "bourn.radii": ("Certified", "Radii", "radius"),
     "bourn.solvers.bracket": ("Bracket", "bracket"),
     "bourn.solvers.methods": ("METHODS", "Method", "method"),
@@ -110,4 +112,5 @@ __all__ = [
     "region",
     "robustness",
     "verify",
+    "write_certificate",
 ]

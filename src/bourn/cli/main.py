@@ -1,7 +1,8 @@
 """The command group, its options ``--name`` and ``--version``, and what becomes of errors.
 
-Exit status: 0 with a verdict (unknown and timed-out are verdicts), 2 for a user's error, 70 for a defect of
-bourn, 130 after Ctrl-C, 141 where the reader of stdout went away.  Results go to stdout, everything else to stderr.
+Exit status: 0 with a verdict (unknown and timed-out are verdicts), 1 where ``bourn check`` was given no proof, 2 for a
+user's error, 70 for a defect of bourn, 130 after Ctrl-C, 141 where the reader of stdout went away.  Results go to stdout,
+everything else to stderr.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _STARTED = time.monotonic()
 
 _COMMANDS = {
     "bound": "bourn.cli.bound",
+    "check": "bourn.cli.check",
     "duality": "bourn.cli.duality",
     "ladder": "bourn.cli.ladder",
     "methods": "bourn.cli.methods",

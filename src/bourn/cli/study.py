@@ -160,7 +160,8 @@ def _run(name: str, study: Path | None, store: Path | None, form: str | None, **
 
 
 def _description(name: str, study: Path | None, flags: dict[str, Any]) -> Description:
-    from bourn.studies.description import Description, read_toml
+    from bourn.formats.toml import read_toml
+    from bourn.studies.description import Description
 
     data = {"study": name} if study is None else read_toml(study)
     if data.get("study") != name:

@@ -41,6 +41,11 @@ class _Asked:
     type=click.Path(path_type=Path, file_okay=False),
     help="Write a witness to NAME.pb files here instead of printing it.",
 )
+@click.option(
+    "--certificate",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write a proof of the verdict that `bourn check` confirms (after the verdict; the time limit does not count).",
+)
 @click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu or cuda.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the verdict and the witness only.")
 @click.pass_obj
@@ -53,6 +58,7 @@ def command(
     label: int | None,
     result: Path | None,
     folder: Path | None,
+    certificate: Path | None,
     device: str,
     quiet: bool,
 ) -> None:
@@ -67,8 +73,14 @@ def command(
     bourn verify net.onnx property.vnnlib --timeout 60
     bourn verify net.onnx --image digits.npz --index 3 --radius 0.03
     bourn verify query.vnnlib --network f=net.onnx
+    bourn verify net.onnx property.vnnlib --certificate proof.bourn && bourn check proof.bourn net.onnx property.vnnlib
     """
     from bourn.deadline import Deadline
+
+    if certificate is not None and ball is not None:
+        raise UsageError("--certificate needs a VNN-LIB file to be about, not --image")
+    if certificate is not None and not certificate.resolve().parent.is_dir():
+        raise UsageError(f"{certificate}: cannot be written: there is no folder {certificate.parent}")
 
     if result is not None:
         _write(result, "")  # now, not after an hour, and no old verdict stays behind
@@ -80,6 +92,20 @@ def command(
         if result is not None:
             _write(result, "error\n")
         raise
+    if certificate is not None:
+        _certify(found, certificate, quiet)
+
+
+def _certify(found: Result, path: Path, quiet: bool) -> None:
+    """Write the certificate, or say that there is nothing to write one about."""
+    from bourn.proofs import write_certificate
+
+    if found.status not in ("unsat", "sat"):
+        click.echo(f"no certificate: {found.status} states nothing to be proved", err=True)
+        return
+    write_certificate(found, path, None if quiet else lambda text: click.echo(f"  certificate: {text}", err=True))
+    if not quiet:
+        click.echo(f"certificate written to {path}", err=True)
 
 
 def _asked(files: tuple[str, ...], networks: tuple[str, ...], ball: Ball | None, label: int | None) -> _Asked:

@@ -37,6 +37,7 @@ class Kept:
 
     @property
     def count(self) -> int:
+        """Entries a problem, those filled up included."""
         return self.numbers.shape[1]
 
     def gather(self, t: Tensor) -> Tensor:
@@ -54,6 +55,7 @@ class Kept:
         return full.scatter_add_(2, index, own).reshape(*own.shape[:2], *shape)
 
     def take(self, problems: Tensor) -> Kept:
+        """Those of some problems."""
         return Kept(self.numbers[problems], self.real[problems])
 
 
@@ -93,6 +95,7 @@ class ReducedLagrangian:
 
     @property
     def constant(self) -> Tensor:
+        """The rows' constants (B, M)."""
         return self.rows.constant
 
     def take(self, problems: Tensor, rows: Tensor) -> ReducedLagrangian:

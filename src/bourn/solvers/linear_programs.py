@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from bourn.deadline import Deadline
+from bourn.deadline import NEVER, Deadline
 from bourn.interval import Interval
 from bourn.problem.problem import Objectives
 from bourn.program.cuts import Matrix
@@ -104,13 +104,17 @@ class LinearPrograms:
         keep: Container[int] = (),
     ) -> RowBounds:
         """Lower bounds (1, M) of rows at the multipliers number ``which`` of ``mus``, {node: (inputs, all, free entries)}."""
+        return back_substitute(program, rows, constant, keep, self._chosen(program, mus, which))
+
+    @staticmethod
+    def _chosen(program: RelaxedProgram, mus: Mapping[int, np.ndarray], which: Tensor) -> dict[int, Multipliers]:
         chosen = {}
         for v, values in mus.items():
             free = program.free(v)
-            mu = constant.new_zeros(len(values), 1, len(which), free[0].numel())
+            mu = torch.zeros(len(values), 1, len(which), free[0].numel(), dtype=torch.float64, device=free.device)
             mu[..., free.flatten()] = torch.from_numpy(values).to(mu.device)[:, None, which]
             chosen[v] = Multipliers(free, mu=tuple(mu.reshape(len(values), 1, len(which), *free.shape[1:])))
-        return back_substitute(program, rows, constant, keep, chosen)
+        return chosen
 
     def _solve(
         self, lp: SparseProgram, costs: Matrix, deadline: Deadline, points: np.ndarray | None = None
@@ -177,6 +181,17 @@ class LinearPrograms:
             return closed, values
         which = torch.arange(len(objectives), device=closed.device)
         return torch.maximum(closed, self.evaluate(program, rows, objectives.constant, mus, which).lower), values
+
+    def multipliers(self, rows: dict[int, Tensor]) -> dict[int, Multipliers] | None:
+        """The optimal multipliers of rows {node: (1, M, *shape)}, for a batch of one; None where there is no LP for them."""
+        (lp,), (program,) = self._lps, self._single
+        if lp is None:
+            return None
+        try:
+            mus, _ = self._solve(lp, lp.rows(rows).matrix, NEVER)
+        except ValueError:
+            return None
+        return self._chosen(program, mus, torch.arange(next(iter(rows.values())).shape[1]))
 
     def trace(self, objectives: Objectives, keep: Container[int], deadline: Deadline) -> RowBounds:
         """The rows on the nodes ``keep`` at the optimum of objectives, for a batch of one."""

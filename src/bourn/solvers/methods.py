@@ -245,7 +245,7 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(
         ASCENT,
-        "LP-ALL to a gap of 1e-4, by dual ascent in batches",
+        "LP-ALL by dual ascent, to a gap of 1e-4",
         DualAscent(steps=300, gap=GAP),
         View.DUAL,
         (papers.REFERENCE, papers.XU),

@@ -29,12 +29,15 @@ _PREDICTION, _POINTS, _CEILING = "prediction", "points", "bracket"
 """Names of the stages that are no method; the bracket by points in closed form needs no LP."""
 
 
+_OUTER = ("crown", ASCENT, BARRIER)
+"""Methods whose pre-activation bounds a bracket may start from, later ones better."""
+
 _Bounds = Mapping[int, Interval]
 
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """Images that are still open, and what is asked of them; ``outer``: LP-ALL's pre-activation bounds of each, if known."""
+    """Images that are still open, and what is asked of them; ``outer``: the best pre-activation bounds of each, if known."""
 
     graph: Graph
     images: Tensor
@@ -61,9 +64,10 @@ class AdversarialError(Kind):
     def rounds(self, task: Task, neurons: int) -> tuple[Round, ...]:
         own = task["method"]
         cascade, bracket = task["options"]["cascade"], task["options"].get("bracket")
-        # What points show to lie beyond every layer-wise method needs no LP-ALL; they start from bounds near its own.
-        points = (_POINTS,) if bracket and ASCENT in cascade else ()
-        stages = (_PREDICTION, *cascade, *points, own, *((_CEILING,) if bracket else ()))
+        stages = [_PREDICTION, *cascade, own, *((_CEILING,) if bracket else ())]
+        if bracket and ASCENT in cascade:
+            # What points show to lie beyond every layer-wise method needs no LP-ALL of either kind: most of what is left by then.
+            stages.insert(stages.index(ASCENT), _POINTS)
         found: list[Round] = []
         for stage in stages:
             size = _SIZES[stage] if stage in _SIZES else at_once(stage, neurons)
@@ -117,7 +121,7 @@ def _run(stage: str, job: Job, graph: Graph, images: Tensor, states: list[_State
         batch = _Batch(graph, images[which], balls, margins, task["radius"], attack, stage, outer)
         found = _STAGES.get(stage, _by_method)(batch)
     for i, one in zip(which, found, strict=True):
-        states[i].outer = one.pop("outer", {})
+        states[i].outer = one.pop("outer", states[i].outer)
         states[i].take(stage, one, timer.seconds / len(which))
 
 
@@ -142,7 +146,7 @@ def _by_method(batch: _Batch) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
         {"outcome": "certified" if value > 0 else None, "bound": finite(value)} for value in worst.tolist()
     ]
-    if batch.name in (BARRIER, ASCENT):
+    if batch.name in _OUTER:
         for i, one in enumerate(found):
             one["outer"] = {z: Interval(b.lower[i : i + 1], b.upper[i : i + 1]) for z, b in prepared.bounds.items()}
     return found
@@ -151,8 +155,9 @@ def _by_method(batch: _Batch) -> list[dict[str, Any]]:
 def _by_points(batch: _Batch) -> list[dict[str, Any]]:
     """As :func:`_by_ceiling`, by points in closed form alone."""
     found = []
-    for i, outer in enumerate(batch.outer):
+    for i, known in enumerate(batch.outer):
         one = slice(i, i + 1)
+        outer = known or method(_OUTER[0]).prepare(batch.graph, batch.balls[one]).bounds
         inner = InnerProgram(batch.graph, batch.balls[one], outer, exact=False)
         value = float(inner.ceilings(batch.margins.take(one))[0].min())
         found.append({"outcome": "beyond", "ceiling": value} if value <= 0 else {"outcome": None})

@@ -34,7 +34,7 @@ def descend(
     own = Objectives(_repeated(objectives.outputs, attack.restarts), None, _repeated(objectives.constant, attack.restarts))
     least, where = torch.full((len(point),), torch.inf, dtype=torch.float64, device=images.device), point
     for step in range(attack.steps + 1):
-        value, gradient = _least(graph, point, own)
+        value, gradient = _least(graph, point, own, attack.loss)
         better = value < least  # which NaN is not
         least = torch.where(better, value, least)
         where = torch.where(better.reshape(-1, *(1,) * (point.dim() - 1)), point, where)
@@ -48,12 +48,15 @@ def _repeated(values: Tensor, times: int) -> Tensor:
     return values if len(values) == 1 else values.repeat(times, *(1,) * (values.dim() - 1))
 
 
-def _least(graph: Graph, point: Tensor, objectives: Objectives) -> tuple[Tensor, Tensor]:
-    """The least objective (N,) at points (N, *shape), and its gradient."""
+def _least(graph: Graph, point: Tensor, objectives: Objectives, loss: str) -> tuple[Tensor, Tensor]:
+    """The least objective (N,) at points (N, *shape), and the gradient of it or of minus the cross-entropy of all."""
     with torch.enable_grad():
         x = point.detach().requires_grad_(True)
         y = graph.evaluate(x).flatten(1)
-        least = ((objectives.outputs @ y[..., None])[..., 0] + objectives.constant).amin(1)
+        values = (objectives.outputs @ y[..., None])[..., 0] + objectives.constant
+        least = values.amin(1)
+        # Of margins s_label - s_j it is log(sum of exp(s_j) / exp(s_label)).
+        followed = least if loss == "margin" else -torch.cat([-values, torch.zeros_like(values[:, :1])], 1).logsumexp(1)
         # A network whose output is a constant has no gradient to follow.
-        (gradient,) = torch.autograd.grad(least.sum(), x, allow_unused=True) if least.requires_grad else (None,)
+        (gradient,) = torch.autograd.grad(followed.sum(), x, allow_unused=True) if followed.requires_grad else (None,)
     return least.detach(), torch.zeros_like(x) if gradient is None else gradient

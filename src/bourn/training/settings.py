@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from bourn.errors import UsageError
+from bourn.formats.toml import read_toml
 
 T = TypeVar("T")
 
@@ -106,13 +106,7 @@ class Study:
 
 def read(path: str | Path) -> Study:
     """The study in a TOML file; raises :class:`UsageError` that names what is wrong, and where."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        tables = tomllib.loads(text)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: is no TOML file: {error}") from None
+    tables = read_toml(path)
     try:
         return study(tables)
     except UsageError as error:

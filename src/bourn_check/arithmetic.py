@@ -1,0 +1,358 @@
+"""Three arithmetics for one checker: float64 with error bounds, balls, and exact rational numbers.
+
+All are arrays of *enclosures*: sets of real numbers that hold the true value.  A rational array holds the value itself; a ball
+of python-flint (Arb) has a radius of its own; in float64 an entry is ``mid`` with a radius ``rad`` that grows by
+the a-priori error of every operation: a sum of n products, in whatever order, with or without fused multiply-add, is within
+gamma(n) = n u / (1 - n u) times the sum of the products' absolute values (u = 2^-53; Higham, *Accuracy and Stability of
+Numerical Algorithms*, section 3.1).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+UNIT = 2.0**-53
+TINY = 2.0**-1000
+"""More than any sum here can lose by underflow."""
+SAFETY = 1.0 + 2.0**-20
+"""Covers the rounding of the radii themselves, which are sums of fewer than 2^31 positive terms."""
+
+
+def gamma(terms: int) -> float:
+    """The relative error bound of a sum of ``terms`` products, its own rounding included."""
+    if terms >= 2**31:
+        raise OverflowError("a sum of more than 2^31 terms")
+    return terms * UNIT / (1.0 - terms * UNIT) * SAFETY
+
+
+class Values(ABC):
+    """An array of enclosures."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]: ...
+
+    @abstractmethod
+    def reshape(self, *shape: int) -> Self:
+        """The same entries, row-major, in another shape."""
+
+    @abstractmethod
+    def transpose(self, *axes: int) -> Self:
+        """The axes in another order."""
+
+    @abstractmethod
+    def columns(self, index: Index) -> Self:
+        """Entries of the last axis."""
+
+    @abstractmethod
+    def put(self, index: Index, size: int) -> Self:
+        """The transpose of :meth:`columns`: entry j is added to entry ``index[j]`` of a last axis of ``size``, unless it is -1."""
+
+    @abstractmethod
+    def matmul(self, weight: Floats) -> Self:
+        """The product (..., n) with an exact matrix (n, m)."""
+
+    @abstractmethod
+    def __add__(self, other: Self) -> Self: ...
+
+    @abstractmethod
+    def __neg__(self) -> Self: ...
+
+    @abstractmethod
+    def __mul__(self, other: Self) -> Self: ...
+
+    @abstractmethod
+    def total(self) -> Self:
+        """The sum over the last axis."""
+
+    @abstractmethod
+    def minimum(self, other: Self) -> Self:
+        """The lesser of both, entry by entry."""
+
+    @abstractmethod
+    def lower(self) -> Floats:
+        """The greatest float64 certainly not above each entry, or one near it; -inf without any."""
+
+    @abstractmethod
+    def positive(self) -> Self:
+        """max(x, 0)."""
+
+    def upper(self) -> Floats:
+        return -(-self).lower()
+
+
+class Arithmetic(ABC):
+    """Makes arrays of enclosures."""
+
+    name: str
+
+    @abstractmethod
+    def exact(self, values: Floats) -> Values:
+        """Of float64 numbers, exactly."""
+
+    @abstractmethod
+    def numbers(self, values: Sequence[Fraction]) -> Values:
+        """Of rational numbers, one axis."""
+
+    @abstractmethod
+    def inverse_roots(self, values: Sequence[Fraction]) -> Values:
+        """Of 1 / sqrt(v) for positive rational v; raises ArithmeticError where that has no place."""
+
+    @abstractmethod
+    def joined(self, parts: Sequence[Any]) -> Any:
+        """Arrays side by side along the last axis."""
+
+
+# float64
+
+
+@dataclass(frozen=True, eq=False)
+class Balls(Values):
+    """Entries mid +- rad in float64.  Where mid is not finite, for it overflowed, rad is not either, and stays so."""
+
+    mid: Floats
+    rad: Floats
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.mid.shape
+
+    def reshape(self, *shape: int) -> Balls:
+        return Balls(self.mid.reshape(shape), self.rad.reshape(shape))
+
+    def transpose(self, *axes: int) -> Balls:
+        return Balls(self.mid.transpose(axes), self.rad.transpose(axes))
+
+    def columns(self, index: Index) -> Balls:
+        return Balls(self.mid[..., index], self.rad[..., index])
+
+    def put(self, index: Index, size: int) -> Balls:
+        most = int(np.bincount(index[index >= 0], minlength=1).max())
+        mid, rad = _put(self.mid, index, size), _put(self.rad, index, size)
+        if most > 1:
+            rad = (rad + gamma(most) * _put(np.abs(self.mid), index, size)) * SAFETY
+        return Balls(mid, rad)
+
+    def matmul(self, weight: Floats) -> Balls:
+        mid = self.mid @ weight
+        error = (self.rad + gamma(len(weight)) * np.abs(self.mid)) @ np.abs(weight)
+        return Balls(mid, error * SAFETY + (UNIT * np.abs(mid) + TINY))
+
+    def __add__(self, other: Balls) -> Balls:
+        mid = self.mid + other.mid
+        return Balls(mid, (self.rad + other.rad + UNIT * np.abs(mid)) * SAFETY)
+
+    def __neg__(self) -> Balls:
+        return Balls(-self.mid, self.rad)
+
+    def __mul__(self, other: Balls) -> Balls:
+        mid, own, theirs = self.mid * other.mid, np.abs(self.mid), np.abs(other.mid)
+        rad = (own * other.rad + self.rad * (theirs + other.rad) + UNIT * np.abs(mid)) * SAFETY
+        # A product with 0 is 0, without any underflow.
+        zero = (own + self.rad == 0) | (theirs + other.rad == 0)
+        return Balls(np.where(zero, 0.0, mid), np.where(zero, 0.0, rad + TINY))
+
+    def total(self) -> Balls:
+        size = np.abs(self.mid).sum(-1)
+        return Balls(self.mid.sum(-1), (self.rad.sum(-1) + gamma(self.mid.shape[-1] + 1) * size) * SAFETY)
+
+    def minimum(self, other: Balls) -> Balls:
+        mid = np.where(self.mid <= other.mid, self.mid, other.mid)
+        # |min(a, b) - min(a', b')| is at most the greater of both differences; a radius of NaN is kept.
+        return Balls(mid, np.maximum(self.rad, other.rad))
+
+    def positive(self) -> Balls:
+        return Balls(np.maximum(self.mid, 0.0), np.where(self.mid + self.rad < 0, 0.0, self.rad))
+
+    def lower(self) -> Floats:
+        low = np.where(self.rad == 0, self.mid, np.nextafter(self.mid - self.rad, -math.inf))
+        return np.where(np.isfinite(low) & np.isfinite(self.mid) & np.isfinite(self.rad), low, -math.inf)
+
+
+def _put(values: NDArray[Any], index: Index, size: int) -> NDArray[Any]:
+    """values[..., j] added to place index[j] of a last axis of ``size``."""
+    used = np.flatnonzero(index >= 0)
+    order = used[np.argsort(index[used], kind="stable")]
+    places, starts = np.unique(index[order], return_index=True)
+    out = np.zeros((*values.shape[:-1], size), dtype=values.dtype)
+    if len(places):
+        moved = values[..., order]
+        out[..., places] = moved if len(places) == len(order) else np.add.reduceat(moved, starts, axis=-1)
+    return out
+
+
+class FloatArithmetic(Arithmetic):
+    """float64 with proven error bounds: fast, and its bounds lie a rounding error below those of the others."""
+
+    name = "float"
+
+    def exact(self, values: Floats) -> Balls:
+        return Balls(np.asarray(values, dtype=np.float64), np.zeros(np.shape(values)))
+
+    def numbers(self, values: Sequence[Fraction]) -> Balls:
+        mid = np.array([_nearest(v) for v in values], dtype=np.float64)
+        rad = np.array([0.0 if m == v else 2 * UNIT * abs(m) + TINY for m, v in zip(mid.tolist(), values, strict=True)])
+        return Balls(mid, rad)
+
+    def inverse_roots(self, values: Sequence[Fraction]) -> Balls:
+        v = self.numbers(values)
+        mid = 1.0 / np.sqrt(v.mid)
+        # A relative error of 2 u in v makes one of u here, and root and quotient round once each.
+        return Balls(mid, 8 * UNIT * mid)
+
+    def joined(self, parts: Sequence[Balls]) -> Balls:
+        return Balls(np.concatenate([p.mid for p in parts], -1), np.concatenate([p.rad for p in parts], -1))
+
+
+def _nearest(value: Fraction) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ArithmeticError("a number beyond the range of float64") from None
+
+
+# python-flint: balls and rational numbers
+
+
+_PRECISION = 128
+"""Bits of a ball's midpoint."""
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers(Values):
+    """Entries of python-flint: arb or fmpq."""
+
+    data: NDArray[np.object_]
+    kind: FlintArithmetic
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    def _with(self, data: Any) -> Numbers:
+        return Numbers(np.asarray(data, dtype=object), self.kind)
+
+    def reshape(self, *shape: int) -> Numbers:
+        return self._with(self.data.reshape(shape))
+
+    def transpose(self, *axes: int) -> Numbers:
+        return self._with(self.data.transpose(axes))
+
+    def columns(self, index: Index) -> Numbers:
+        return self._with(self.data[..., index])
+
+    def put(self, index: Index, size: int) -> Numbers:
+        return self._with(_put(self.data, index, size))
+
+    def matmul(self, weight: Floats) -> Numbers:
+        rows, (inner, columns) = self.data.reshape(-1, len(weight)), weight.shape
+        if not len(rows) or not inner or not columns:
+            return self._with(np.zeros((*self.data.shape[:-1], columns), dtype=object))
+        product = self.kind.matrix(rows.tolist()) * self.kind.weight(weight)
+        return self._with(np.array(product.entries(), dtype=object).reshape(*self.data.shape[:-1], columns))
+
+    def __add__(self, other: Numbers) -> Numbers:
+        return self._with(self.data + other.data)
+
+    def __neg__(self) -> Numbers:
+        return self._with(-self.data)
+
+    def __mul__(self, other: Numbers) -> Numbers:
+        return self._with(self.data * other.data)
+
+    def total(self) -> Numbers:
+        return self._with(self.data.sum(-1))
+
+    def minimum(self, other: Numbers) -> Numbers:
+        return self._with(np.frompyfunc(self.kind.least, 2, 1)(self.data, other.data))
+
+    def positive(self) -> Numbers:
+        return -(-self).minimum(self.kind.exact(np.zeros(())))
+
+    def lower(self) -> Floats:
+        return np.array([self.kind.below(v) for v in self.data.ravel()], dtype=np.float64).reshape(self.data.shape)
+
+
+class FlintArithmetic(Arithmetic):
+    """Rational numbers or, with ``balls``, Arb's balls of 128 bits."""
+
+    def __init__(self, balls: bool) -> None:
+        import flint
+
+        self.name = "ball" if balls else "rational"
+        self._flint, self._balls = flint, balls
+        self._number: Any = flint.arb if balls else flint.fmpq
+        self.matrix: Any = flint.arb_mat if balls else flint.fmpq_mat
+        self._weights: dict[int, tuple[Floats, Any]] = {}
+        if balls:
+            flint.ctx.prec = _PRECISION
+
+    def weight(self, values: Floats) -> Any:
+        """A matrix of the network, converted once."""
+        if id(values) not in self._weights:
+            self._weights[id(values)] = values, self.matrix(self.exact(values).data.tolist())
+        return self._weights[id(values)][1]
+
+    def _one(self, value: float) -> Any:
+        return self._number(value) if self._balls else self._flint.fmpq(*float(value).as_integer_ratio())
+
+    def exact(self, values: Floats) -> Numbers:
+        flat = [self._one(v) for v in np.asarray(values, dtype=np.float64).ravel().tolist()]
+        data = np.empty(len(flat), dtype=object)
+        data[:] = flat
+        return Numbers(data.reshape(np.shape(values)), self)
+
+    def numbers(self, values: Sequence[Fraction]) -> Numbers:
+        data = np.empty(len(values), dtype=object)
+        data[:] = [self._number(self._flint.fmpq(v.numerator, v.denominator)) for v in values]
+        return Numbers(data, self)
+
+    def inverse_roots(self, values: Sequence[Fraction]) -> Numbers:
+        if not self._balls:
+            raise ArithmeticError("a square root has no place in rational arithmetic; use --arithmetic ball")
+        own = self.numbers(values)
+        return Numbers(np.array([v.rsqrt() for v in own.data], dtype=object), self)
+
+    def joined(self, parts: Sequence[Numbers]) -> Numbers:
+        return Numbers(np.concatenate([p.data for p in parts], -1), self)
+
+    def least(self, a: Any, b: Any) -> Any:
+        """The lesser of two entries, which may be Python's 0 where nothing was added."""
+        if self._balls:
+            return self._number(a).min(self._number(b))
+        return a if a <= b else b
+
+    def below(self, value: Any) -> float:
+        """A float64 not above an entry, and it itself where it is one."""
+        low = self._number(value)
+        if self._balls:
+            if not low.is_finite():
+                return -math.inf
+            low = low.lower()
+            near = float(low)
+        else:
+            try:
+                near = int(low.p) / int(low.q)
+            except OverflowError:
+                return -math.inf if low < 0 else math.nextafter(math.inf, 0.0)
+        if not math.isfinite(near):
+            return -math.inf
+        while not self._one(near) <= low:
+            near = math.nextafter(near, -math.inf)
+        return near
+
+
+def arithmetic(name: str) -> Arithmetic:
+    """The arithmetic called ``float``, ``ball`` or ``rational``."""
+    return FloatArithmetic() if name == "float" else FlintArithmetic(name == "ball")

@@ -1,0 +1,221 @@
+"""The network as the checker sees it: steps from tensor to tensor, each affine or one nonlinear function of one variable.
+
+A tensor is flat here (row-major); its shape is what the reader needed to make the steps.  Rows on a tensor are (M, size).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+
+from bourn_check.arithmetic import Arithmetic, Floats, Index, Values
+
+Backward = tuple[list[Values], Values | None]
+"""The rows on every input, and what they say of the bias, (M,)."""
+
+
+class Affine(ABC):
+    """An affine function of its inputs."""
+
+    @abstractmethod
+    def backward(self, rows: Values, arithmetic: Arithmetic) -> Backward:
+        """rows . (A x + b) = (rows A) . x + rows . b."""
+
+    @abstractmethod
+    def forward(self, inputs: Sequence[Values], arithmetic: Arithmetic) -> Values:
+        """A x + b for inputs (1, size)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Move(Affine):
+    """Entries by flat index; -1 stands for 0."""
+
+    index: Index
+    size: int
+
+    def backward(self, rows: Values, arithmetic: Arithmetic) -> Backward:
+        return [rows.put(self.index, self.size)], None
+
+    def forward(self, inputs: Sequence[Values], arithmetic: Arithmetic) -> Values:
+        zero = arithmetic.exact(np.zeros((inputs[0].shape[0], 1)))
+        extended = arithmetic.joined([inputs[0], zero])
+        return extended.columns(np.where(self.index < 0, self.size, self.index))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class Product(Affine):
+    """(positions, groups, n) times an exact matrix (groups, n, m), one for each group."""
+
+    weight: Floats
+    _transposed: list[Floats] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_transposed", [np.ascontiguousarray(w.T) for w in self.weight])
+
+    def _times(self, values: Values, matrices: Sequence[Floats], arithmetic: Arithmetic) -> Values:
+        groups, (inner, outer) = len(matrices), matrices[0].shape
+        count = values.shape[0]
+        apart = values.reshape(-1, groups * inner)
+        parts = [apart.columns(np.arange(g * inner, (g + 1) * inner)).matmul(w) for g, w in enumerate(matrices)]
+        joined = parts[0] if groups == 1 else arithmetic.joined(parts)
+        return joined.reshape(count, math.prod(joined.shape) // count if count else groups * outer)
+
+    def backward(self, rows: Values, arithmetic: Arithmetic) -> Backward:
+        return [self._times(rows, self._transposed, arithmetic)], None
+
+    def forward(self, inputs: Sequence[Values], arithmetic: Arithmetic) -> Values:
+        return self._times(inputs[0], list(self.weight), arithmetic)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Affine):
+    """Every entry times a number, entry i times ``factors[index[i]]``, divided by sqrt(``roots[index[i]]``) where there are any."""
+
+    factors: tuple[Fraction, ...]
+    index: Index
+    roots: tuple[Fraction, ...] | None = None
+
+    def _factors(self, arithmetic: Arithmetic) -> Values:
+        own = arithmetic.numbers(self.factors)
+        return (own if self.roots is None else own * arithmetic.inverse_roots(self.roots)).columns(self.index)
+
+    def backward(self, rows: Values, arithmetic: Arithmetic) -> Backward:
+        return [rows * self._factors(arithmetic)], None
+
+    def forward(self, inputs: Sequence[Values], arithmetic: Arithmetic) -> Values:
+        return inputs[0] * self._factors(arithmetic)
+
+
+@dataclass(frozen=True, eq=False)
+class Shift(Affine):
+    """Every entry plus an exact number; without inputs a constant."""
+
+    bias: Floats
+    inputs: int = 1
+    _column: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_column", np.ascontiguousarray(self.bias[:, None]))
+
+    def backward(self, rows: Values, arithmetic: Arithmetic) -> Backward:
+        said = rows.matmul(self._column).reshape(rows.shape[0])
+        return [rows] * self.inputs, said
+
+    def forward(self, inputs: Sequence[Values], arithmetic: Arithmetic) -> Values:
+        own = arithmetic.exact(self.bias[None])
+        return inputs[0] + own if self.inputs else own
+
+
+@dataclass(frozen=True, eq=False)
+class Sum(Affine):
+    """The sum of inputs of one size, each with a sign."""
+
+    signs: tuple[int, ...]
+
+    def backward(self, rows: Values, arithmetic: Arithmetic) -> Backward:
+        return [rows if s > 0 else -rows for s in self.signs], None
+
+    def forward(self, inputs: Sequence[Values], arithmetic: Arithmetic) -> Values:
+        signed = [x if s > 0 else -x for s, x in zip(self.signs, inputs, strict=True)]
+        result = signed[0]
+        for value in signed[1:]:
+            result = result + value
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class Join(Affine):
+    """Inputs side by side, flat."""
+
+    sizes: tuple[int, ...]
+
+    def backward(self, rows: Values, arithmetic: Arithmetic) -> Backward:
+        ends = np.cumsum(self.sizes)
+        return [rows.columns(np.arange(end - size, end)) for size, end in zip(self.sizes, ends, strict=True)], None
+
+    def forward(self, inputs: Sequence[Values], arithmetic: Arithmetic) -> Values:
+        return arithmetic.joined(list(inputs))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class PiecewiseLinear:
+    """A continuous function of one variable: ``pieces`` (slope, offset) between ascending ``knots``, for every entry."""
+
+    knots: tuple[float, ...]
+    pieces: tuple[tuple[float, float], ...]
+
+    def piece(self, z: Floats) -> Index:
+        """The piece on which each number lies."""
+        return np.searchsorted(np.array(self.knots), z).astype(np.int64)
+
+    def value(self, z: Floats, arithmetic: Arithmetic) -> Values:
+        """The function at exact numbers."""
+        return self.on_piece(arithmetic.exact(z), self.piece(z), arithmetic)
+
+    def on_piece(self, z: Values, piece: Index, arithmetic: Arithmetic) -> Values:
+        slopes, offsets = np.array(self.pieces).T
+        return z * arithmetic.exact(slopes[piece]) + arithmetic.exact(offsets[piece])
+
+    def stable(self, lower: Floats, upper: Floats) -> Index:
+        """The piece on which each interval lies; -1 where it meets several."""
+        first, last = np.searchsorted(np.array(self.knots), lower, "right"), np.searchsorted(np.array(self.knots), upper, "left")
+        return np.where(first >= last, np.minimum(first, last), -1).astype(np.int64)
+
+    def vertices(self, lower: Floats, upper: Floats) -> list[Floats]:
+        """Points of the intervals among which every affine change of the function has its minimum: the ends, and the knots."""
+        return [lower, upper, *(np.clip(knot, lower, upper) for knot in self.knots)]
+
+    def forward(self, z: Values, arithmetic: Arithmetic) -> Values:
+        """The function of enclosures."""
+        piece = self.stable(z.lower(), z.upper())
+        if (piece >= 0).all():
+            return self.on_piece(z, piece, arithmetic)
+        # The first piece and, from every knot on, the change of slope.
+        result = self.on_piece(z, np.zeros_like(piece), arithmetic)
+        for knot, (before, _), (after, _) in zip(self.knots, self.pieces[:-1], self.pieces[1:], strict=True):
+            beyond = (z + arithmetic.exact(np.array(-knot))).positive()
+            result = result + beyond * arithmetic.exact(np.array(after)) + -(beyond * arithmetic.exact(np.array(before)))
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """``output`` = ``operation`` of ``inputs``; ``where`` names the node of the file."""
+
+    operation: Affine | PiecewiseLinear
+    inputs: tuple[str, ...]
+    output: str
+    where: str
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Steps in order; ``inputs`` and ``outputs`` with their sizes, side by side in declaration order."""
+
+    steps: tuple[Step, ...]
+    inputs: tuple[tuple[str, int], ...]
+    outputs: tuple[tuple[str, int], ...]
+    sizes: dict[str, int]
+
+    def nonlinear(self) -> dict[str, Step]:
+        """The nonlinear steps by what they compute, in order."""
+        return {s.output: s for s in self.steps if isinstance(s.operation, PiecewiseLinear)}
+
+    def evaluate(self, x: Values, arithmetic: Arithmetic) -> Values:
+        """Enclosures of the outputs (1, n) at inputs (1, n)."""
+        values, start = {}, 0
+        for name, size in self.inputs:
+            values[name] = x.columns(np.arange(start, start + size))
+            start += size
+        for step in self.steps:
+            inputs = [values[i] for i in step.inputs]
+            if isinstance(step.operation, PiecewiseLinear):
+                values[step.output] = step.operation.forward(inputs[0], arithmetic)
+            else:
+                values[step.output] = step.operation.forward(inputs, arithmetic)
+        return arithmetic.joined([values[name] for name, _ in self.outputs])  # type: ignore[no-any-return]

@@ -1,0 +1,139 @@
+"""Certificates: what bourn proves is confirmed by the independent checker, in each of its arithmetics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bourn
+import bourn_check
+from bourn.cli.main import run
+from bourn.verification import Bounding, Plan
+from certificate_files import changed, contents, convolutional, mlp, proved, specification
+from onnx_models import model, node, numbers
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+ARITHMETICS = ("float", "ball", "rational")
+
+
+@pytest.mark.parametrize(
+    ("network", "question"),
+    [
+        ("digits_mlp.onnx", "digits_robust_3.vnnlib"),
+        ("digits_cnn.onnx", "digits_robust_3_cnn.v2.vnnlib"),
+        ("digits_mlp.onnx", "digits_attackable.vnnlib"),
+    ],
+)
+def test_the_examples_certificates_check(tmp_path: Path, network: str, question: str) -> None:
+    result = bourn.verify(EXAMPLES / network, EXAMPLES / question)
+    bourn.write_certificate(result, tmp_path / "proof.bourn")
+    for arithmetic in ARITHMETICS:
+        report = bourn_check.check(tmp_path / "proof.bourn", EXAMPLES / network, EXAMPLES / question, arithmetic)
+        assert report.verdict == result.status
+        assert arithmetic in str(report)
+    assert [p.name for p in tmp_path.iterdir()] == ["proof.bourn"]
+
+
+@pytest.mark.parametrize("method", ["ibp", "fast-lin", "crown", "alpha-crown", "alpha-crown-all", "lp-all"])
+def test_every_kind_of_multipliers_checks(tmp_path: Path, method: str) -> None:
+    for seed, activation in enumerate(("Relu", "LeakyRelu", "Abs")):
+        files = proved(tmp_path / activation, mlp(seed, activation=activation), method, seed=seed)
+        for arithmetic in ARITHMETICS:
+            assert bourn_check.check(*files.arguments, arithmetic).verdict == "unsat"
+
+
+def test_a_network_of_many_operators(tmp_path: Path) -> None:
+    files = proved(tmp_path, convolutional(3), "crown", radius=0.1)
+    assert bourn_check.check(*files.arguments).rows > 100
+    bourn_check.check(*files.arguments, "ball")
+    with pytest.raises(bourn_check.NotAProof, match="square root"):
+        bourn_check.check(*files.arguments, "rational")
+
+
+def test_linear_programs_multipliers_are_kept(tmp_path: Path) -> None:
+    # Some neuron is open, and CROWN's bound is below that of the LP.
+    files = proved(tmp_path, mlp(1, (8, 8, 8)), "lp-all", radius=0.5)
+    manifest, _ = contents(files.certificate)
+    parts = [p["multipliers"] for b in manifest["cases"][0]["bounds"] for p in b["parts"]]
+    assert any("mu" in m for own in parts if own != "interval" for m in own.values())
+    assert bourn_check.check(*files.arguments).verdict == "unsat"
+
+
+def test_several_boxes_several_rows_and_rows_on_inputs(tmp_path: Path) -> None:
+    network = tmp_path / "net.onnx"
+    network.write_bytes(mlp(4).SerializeToString())
+    question = tmp_path / "prop.vnnlib"
+    question.write_text(
+        specification(np.full(3, -1.0), np.full(3, 1.0), 2)
+        + "(assert (or (and (<= X_0 0.1) (> Y_0 90) (<= Y_1 3)) (and (>= X_0 0.1) (>= (+ Y_0 (* 2 X_1)) 80.5))))"
+        + "(assert (or (< Y_1 -200) (not (< Y_0 99))))"
+    )
+    result = bourn.verify(network, question)
+    assert len(result.question.cases) == 2
+    bourn.write_certificate(result, tmp_path / "proof.bourn")
+    assert bourn_check.check(tmp_path / "proof.bourn", network, question, "rational").verdict == "unsat"
+
+
+def test_what_nothing_refutes_is_found_to_be_missing(tmp_path: Path) -> None:
+    files = proved(tmp_path, mlp(2), "crown")
+
+    def dropped(manifest: dict[str, object], _: object) -> None:
+        manifest["cases"][0]["conjunctions"].pop()  # type: ignore[index]
+
+    with pytest.raises(bourn_check.NotAProof, match="nothing refutes"):
+        bourn_check.check(*changed(files, dropped).arguments)
+
+
+def test_large_weights_that_cancel(tmp_path: Path) -> None:
+    # y = relu(1e8 x + 1) - relu(1e8 x) is 1 for x >= 0; float32 sums of the parts lose the 1.
+    constants = {"W": np.array([[1e8], [1e8]], np.float32), "b": np.array([1, 0], np.float32), "V": np.array([[1, -1]], np.float32)}
+    nodes = [node("Gemm", "x W b", "z", transB=1), node("Relu", "z", "a"), node("Gemm", "a V", "y", transB=1)]
+    network, question = tmp_path / "net.onnx", tmp_path / "prop.vnnlib"
+    network.write_bytes(model(nodes, {"x": [1, 1]}, constants).SerializeToString())
+    for threshold, expected in ((0.5, "unsat"), (1.5, None)):
+        question.write_text(specification(np.zeros(1), np.ones(1), 1, f"(assert (<= Y_0 {threshold}))"))
+        result = bourn.verify(network, question, plan=Plan((Bounding(bourn.method("lp-all")),)))
+        assert result.status == expected or (expected is None and result.status != "unsat")
+    question.write_text(specification(np.zeros(1), np.ones(1), 1, "(assert (<= Y_0 0.5))"))
+    result = bourn.verify(network, question)
+    bourn.write_certificate(result, tmp_path / "proof.bourn")
+    for arithmetic in ARITHMETICS:
+        bourn_check.check(tmp_path / "proof.bourn", network, question, arithmetic)
+
+
+def test_what_cannot_be_certified_is_said(tmp_path: Path) -> None:
+    nodes = [node("Gemm", "x W", "z", transB=1), node("Sigmoid", "z", "y")]
+    network, question = tmp_path / "net.onnx", tmp_path / "prop.vnnlib"
+    network.write_bytes(model(nodes, {"x": [1, 2]}, {"W": numbers(2, 2)}).SerializeToString())
+    question.write_text(specification(np.zeros(2), np.ones(2), 2, "(assert (>= Y_0 2.0))"))
+    with pytest.raises(bourn.BournError, match="no certificate can be written yet for Sigmoid node 'y'"):
+        bourn.write_certificate(bourn.verify(network, question), tmp_path / "proof.bourn")
+    asked = bourn.robustness(np.zeros((1, 2)), label=0, radius=0.1, classes=2)
+    with pytest.raises(bourn.BournError, match="is no file"):
+        bourn.write_certificate(bourn.verify(network, asked, timeout=5), tmp_path / "proof.bourn")
+    assert not (tmp_path / "proof.bourn").exists()
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network, question, proof = EXAMPLES / "digits_mlp.onnx", EXAMPLES / "digits_robust_3.vnnlib", tmp_path / "proof.bourn"
+
+    def ran(*arguments: str | Path) -> tuple[int, str, str]:
+        return run([str(a) for a in arguments]), *capsys.readouterr()
+
+    status, _, err = ran("verify", network, question, "--certificate", proof)
+    assert status == 0
+    assert "certificate written" in err
+    status, out, _ = ran("check", proof, network, question, "--arithmetic", "rational")
+    assert status == 0
+    assert out.startswith("proved: unsat")
+    assert "trusted: " in out
+    other = tmp_path / "other.vnnlib"
+    other.write_text(question.read_text() + "\n; another question\n")
+    status, out, _ = ran("check", proof, network, other)
+    assert (status, out) == (1, "not a proof: it is about another specification: the SHA-256 differs\n")
+    status, _, err = ran("check", tmp_path / "nothing", network, question)
+    assert (status, err.count("\n")) == (2, 1)
+    assert ran("verify", network, question, "--certificate", tmp_path / "no" / "folder")[0] == 2
+    assert ran("verify", network, "--image", "x", "--radius", "0.1", "--certificate", proof)[0] == 2
