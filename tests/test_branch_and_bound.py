@@ -28,7 +28,7 @@ from bourn.solvers.subproblems import Outcome
 from networks import Exact, Layers, at_most, convolutional, mlp, random, residual, small_box
 
 KINDS = ("mlp", "residual", "convolution")
-HOWS = {
+HOWS: dict[str, InputSplitting | NeuronSplitting] = {
     "input": InputSplitting(batch=64),
     "input, other rules": InputSplitting(batch=64, rule="smear", memory=0),
     "neurons": NeuronSplitting(),
@@ -101,7 +101,7 @@ def test_exact_minima(how: str, kind: str) -> None:
     decided = 0
     for seed in range(4):
         case = Case(kind, seed)
-        near = Fraction(1, 1000) * max(1, abs(case.least))
+        near = Fraction(1, 1000) * max(Fraction(1), abs(case.least))
         outcome = case.ask(HOWS[how], above(case.row, case.least - near))
         assert not outcome.found
         for tree in outcome.refuted.values():
@@ -120,7 +120,7 @@ def test_other_nonlinearities_by_input(kind: str) -> None:
     """Clip and concave functions: split on the input; neurons of these are refused, not mistaken."""
     for seed in range(2):
         case = Case(kind, seed, clip=True)
-        near = Fraction(1, 100) * max(1, abs(case.least))
+        near = Fraction(1, 100) * max(Fraction(1), abs(case.least))
         assert case.ask(InputSplitting(), above(case.row, case.least - near)).refuted
         assert not case.ask(InputSplitting(), above(case.row, case.least), most=60).refuted
         problem, inner = case.problem, method("ibp").prepare(case.graph, case.box).bounds

@@ -10,7 +10,7 @@ import pytest
 import bourn
 import bourn_check
 from bourn.cli.main import run
-from bourn.verification import Bounding, Plan
+from bourn.plans import Bounding, Plan
 from certificate_files import changed, contents, convolutional, mlp, proved, specification
 from onnx_models import model, node, numbers
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import bourn
-from bourn.certificates.evidence import Falsified, Unknown, Verified
+from bourn.certificates.evidence import Falsified, Refutation, Unknown, Verified
 from bourn.deadline import Deadline
 from bourn.errors import BournError, UsageError
 from bourn.formats.model import Model
@@ -79,6 +79,7 @@ def test_conjunctions_that_only_weights_refute() -> None:
     assert found.status == "unsat"
     assert isinstance(found.verdict, Verified)
     ((refutation,),) = found.verdict.refutations
+    assert isinstance(refutation, Refutation)
     assert all(w > 0.4 for w in refutation.weights)
     assert 0 < refutation.bound <= 0.1
     # At 0.5 both rows meet in one point.

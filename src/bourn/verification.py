@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from bourn.device import device as by_device
 from bourn.errors import UsageError
 from bourn.formats.model import Model, load
 from bourn.interval import Interval
+from bourn.plans import CHEAP_FIRST, Bounding, Plan, Stand
 from bourn.problem.problem import Problem, Question, problems
 from bourn.problem.specification import Conjunction, Row
 from bourn.program.losses import losses
@@ -42,57 +42,10 @@ from bourn.solvers.back_substitution import Substituted
 from bourn.solvers.base import Prepared
 from bourn.solvers.branch_and_bound import BranchAndBound
 from bourn.solvers.combination import joint_bound, rows_on_input
-from bourn.solvers.input_splitting import InputSplitting
 from bourn.solvers.interval_propagation import IntervalPropagation
-from bourn.solvers.methods import BARRIER, Method, method, patient
-from bourn.solvers.neuron_splitting import NeuronSplitting
+from bourn.solvers.methods import BARRIER
 from bourn.solvers.single_entries import entry_bound
 from bourn.solvers.unbounded import unbounded
-
-
-class Stand(Enum):
-    """Which inner bounds a method of a plan stands on."""
-
-    OWN = "its own"
-    BEST = "the best of all methods before it"
-    ON_TOP = "its own, begun from the best of all methods before it"
-
-
-@dataclass(frozen=True)
-class Bounding:
-    """One method of a plan."""
-
-    method: Method
-    stand: Stand = Stand.OWN
-
-    @property
-    def name(self) -> str:
-        return f"{self.method.name} on the best inner bounds" if self.stand is Stand.BEST else self.method.name
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is tried, in order, until every conjunction is decided."""
-
-    steps: tuple[ProjectedGradient | Bounding | BranchAndBound, ...]
-
-
-CHEAP_FIRST = Plan(
-    (
-        ProjectedGradient(steps=20, restarts=4, patience=0.3),
-        Bounding(method("ibp")),
-        Bounding(method("crown")),
-        Bounding(method("fast-lin")),
-        Bounding(method("crown"), Stand.BEST),
-        Bounding(method("alpha-crown"), Stand.BEST),
-        ProjectedGradient(steps=100, restarts=20, seed=1, patience=0.3),
-        BranchAndBound(InputSplitting(), share=0.6),
-        Bounding(patient(method("alpha-crown-all"), 0.5), Stand.ON_TOP),
-        BranchAndBound(NeuronSplitting()),
-        Bounding(patient(method("lp-all"), 0.7), Stand.ON_TOP),
-    )
-)
-"""The plan that ``bourn verify`` follows: cheap bounds, then splitting; LP-ALL where neither applies or time is left."""
 
 
 @dataclass(frozen=True)
@@ -364,7 +317,8 @@ class _Run:
             for k in case.open:
                 conjunction = case.problem.conjunctions[k]
                 known = [case.row_bounds[row] for row in conjunction.rows if row in case.row_bounds]
-                bound, name = max([*known, *([case.split_bounds[k]] if k in case.split_bounds else [])], default=(-math.inf, "none"))
+                known += [case.split_bounds[k]] if k in case.split_bounds else []
+                bound, name = max(known, default=(-math.inf, "none"))
                 attained = case.attained[k] if case.attained else math.inf
                 lost = () if timed_out else self._losses(case, k)
                 ceiling = case.ceilings.get(k, math.inf)

@@ -102,7 +102,7 @@ class Shared:
         device = program.box.lower.device
         slope = torch.zeros(first, device=device)
         for v, own in self.place.items():
-            slope[own] = _slope(program.graph.nodes[v].operation)
+            slope[own] = _slope(program.graph.nodes[v].operation) or 0.0
         self.slope = slope
         self.outgoing, self.layer = torch.zeros_like(slope), torch.zeros_like(slope)
         for number, (v, own) in enumerate(self.place.items()):
@@ -209,7 +209,7 @@ class Shared:
         found = start(program.graph, box, program.rule)
         bounds = {z: self._wide(own, count) for z, own in program.bounds.items() if z in program.graph.pre_activations}
         sides = {z: torch.zeros_like(b.lower, dtype=torch.int8) for z, b in bounds.items()}
-        for v, kept in self.kept.items():
+        for v in self.kept:
             z, numbers = self.origin(v)
             own, shape = self.place[v], bounds[z].shape
             index = numbers.expand(count, -1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+
 @dataclass(frozen=True, eq=False)
 class Sides:
     """What rules for the input see of B boxes with n sides, (B, n).

@@ -182,8 +182,9 @@ class _Run:
         own = rows.objectives
         found = back_substitute(program, output_rows(self.graph, own), own.constant, keep=(0, *moves))
         identity = torch.eye(len(rows), dtype=torch.float64, device=lower.device)
-        bounds = found.lower - torch.cat([rows.error(program, w.expand(count, -1)) for w in identity.split(1)], 1)
-        matrix = found.kept[0].flatten(2).expand(count, -1, -1) if 0 in found.kept else lower.new_zeros(count, len(rows), lower.shape[1])
+        bounds = found.lower - torch.cat([rows.error(program, w.expand(count, -1)) for w in identity[:, None]], 1)
+        nothing = lower.new_zeros(count, len(rows), lower.shape[1])
+        matrix = found.kept[0].flatten(2).expand(count, -1, -1) if 0 in found.kept else nothing
         best, row = bounds.max(1)
         weights = identity[row]
         if len(rows) > 1:
@@ -206,7 +207,7 @@ class _Run:
             if v in found.kept:
                 row = (weights[:, None] @ found.kept[v].flatten(2).expand(count, -1, -1))[:, 0]
                 lines = program.lines[v]
-                height = row.clamp(max=0).abs() * lines.upper_offset.flatten(1).abs() + 0.5 * row.clamp(min=0) * lines.upper_offset.flatten(1).abs()
+                height = (row.clamp(max=0).abs() + 0.5 * row.clamp(min=0)) * lines.upper_offset.flatten(1).abs()
                 lost += (move @ height[..., None])[..., 0]
         return (weights[:, None] @ matrix)[:, 0] * mask, lost * mask
 

@@ -18,7 +18,7 @@ PRICES = (1e3, 1e7)
 
 
 def solve(shared: Shared, parts: Parts, box: Box, group: list[int], price: float) -> tuple[Multiplied, Tensor] | None:
-    """Multipliers of a subproblem (a batch of one) for the objectives ``group``, and the LP's input (1, n); None without optimum."""
+    """Multipliers of a subproblem (a batch of one) for the objectives ``group``, and the LP's input (1, n); None if it has none."""
     from scipy.optimize import linprog
 
     matrix, constant = _affine(shared, parts)

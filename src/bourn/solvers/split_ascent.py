@@ -90,7 +90,8 @@ class _Run:
         self.moments = [(a[stay], b[stay]) for a, b in self.moments]
 
     def move(self, found: Value, step: int) -> None:
-        assert found.z is not None and found.rows is not None
+        assert found.z is not None
+        assert found.rows is not None
         length = self.how.step * self.how.decay**step
         own, open_ = self.chosen, self.parts.open
         gradient = (found.row.clamp(min=0) * found.z).masked_fill(~open_, 0.0)
