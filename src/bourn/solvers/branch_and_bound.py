@@ -20,7 +20,7 @@ from bourn.solvers.input_splitting import InputSplitting
 from bourn.solvers.neuron_splitting import NeuronSplitting
 from bourn.solvers.subproblems import Accept, Outcome
 
-SECONDS = 30.0
+SECONDS = 10.0
 """How long splitting goes on where there is no time limit."""
 RESERVE = 0.02
 """The share of the time left that is kept for what is under way, at most a second."""
