@@ -47,6 +47,7 @@ class Path:
     parent: Path | None = None
 
     def then(self, split: Split) -> Path:
+        """The path with one split more."""
         return Path(split, self)
 
     def splits(self) -> tuple[Split, ...]:
