@@ -38,6 +38,7 @@ LAYERS = (
     "views",
     "layer_losses",
     "verification",
+    "proving",
     "proofs",
     "training",
     "studies",
