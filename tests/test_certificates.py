@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import bourn
 import bourn_check
+from bourn.certificates.evidence import Verified
 from bourn.cli.main import run
 from bourn.plans import Bounding, Plan
+from bourn.problem.specification import Conjunction
 from certificate_files import changed, contents, convolutional, mlp, proved, specification
 from onnx_models import model, node, numbers
 
@@ -137,3 +142,69 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert (status, err.count("\n")) == (2, 1)
     assert ran("verify", network, question, "--certificate", tmp_path / "no" / "folder")[0] == 2
     assert ran("verify", network, "--image", "x", "--radius", "0.1", "--certificate", proof)[0] == 2
+
+
+class Part(Enum):
+    """Of a split."""
+
+    BELOW = 0
+    ABOVE = 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """As evidence of branch and bound has it."""
+
+    node: str
+    entry: int
+    value: float
+    part: Part
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A path, and the weights of the rows."""
+
+    splits: tuple[Split, ...]
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A conjunction's leaves."""
+
+    conjunction: Conjunction
+    leaves: tuple[Leaf, ...]
+    method: str = "branch and bound"
+
+
+def test_trees_of_splits_prove_more_than_any_bound(tmp_path: Path) -> None:
+    """y = relu(x) - relu(-x) + relu(x_1 - 1) + 2 is at least x + 2: beyond the barrier, and within reach of one split."""
+    constants = {"W": np.array([[1, 0], [-1, 0], [0, 1]], np.float32), "b": np.array([0, 0, -1], np.float32)}
+    constants |= {"V": np.array([[1, -1, 1]], np.float32), "P": np.eye(1, dtype=np.float32), "q": np.array([2], np.float32)}
+    nodes = [node("Gemm", "x W b", "z", transB=1), node("Relu", "z", "a"), node("Gemm", "a V", "s", transB=1)]
+    nodes += [node("Gemm", "s P q", "t"), node("Relu", "t", "r"), node("Gemm", "r P", "y")]
+    network, question = tmp_path / "net.onnx", tmp_path / "prop.vnnlib"
+    network.write_bytes(model(nodes, {"x": [1, 2]}, constants).SerializeToString())
+    question.write_text(specification(np.array([-1.0, 0.0]), np.array([1.0, 2.0]), 1, "(assert (<= (+ Y_0 (* -1 X_0)) 1.8))"))
+    result = bourn.verify(network, question)
+    (case,) = result.question.cases
+    (conjunction,) = case.specification.conjunctions
+
+    def leaf(*splits: tuple[str, int, float, Part]) -> Leaf:
+        return Leaf(tuple(Split(*s) for s in splits), (1.0,))
+
+    near, far = ("z", 2, 2.0, Part.BELOW), ("z", 2, 2.0, Part.ABOVE)  # nothing is far
+    sides = [(("z", 0, 0.0, one), ("z", 1, 0.0, other)) for one in Part for other in Part]
+    by_neurons = (*(leaf(near, *path) for path in sides), leaf(far))
+    by_input = leaf(("x", 0, 0.0, Part.BELOW)), leaf(("x", 0, 0.0, Part.ABOVE))
+    for leaves in (by_neurons, by_input):
+        tree: Any = Tree(conjunction, leaves)
+        verdict = Verified(((tree,),), (case,))
+        bourn.write_certificate(replace(result, verdict=verdict), tmp_path / "proof.bourn")
+        for arithmetic in ARITHMETICS:
+            assert bourn_check.check(tmp_path / "proof.bourn", network, question, arithmetic).verdict == "unsat"
+    unsplit: Any = Tree(conjunction, (leaf(),))
+    untrue = replace(result, verdict=Verified(((unsplit,),), (case,)))
+    with pytest.raises(bourn.BournError, match="prove the verdict again were not found"):
+        bourn.write_certificate(untrue, tmp_path / "none.bourn")

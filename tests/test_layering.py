@@ -39,6 +39,7 @@ LAYERS = (
     "layer_losses",
     "plans",
     "verification",
+    "proving",
     "proofs",
     "training",
     "studies",

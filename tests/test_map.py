@@ -62,7 +62,7 @@ def at_the_optimum(m: Method, inner: Mapping[int, Interval]) -> Tensor:
     if not isinstance(m.solver, DualAscent):
         return m.solver.prepare(graph, ball, inner=inner).minimise(objectives).bound[0]
     # What slopes reach, multipliers reach: slopes are a way to write some of them.
-    solver = dataclasses.replace(m.solver, steps=1500, decay=0.996, direct=False)
+    solver = dataclasses.replace(m.solver, steps=1500, decay=0.992, direct=False)
     program, together = solver.prepare(graph, ball, inner=inner).program, sums(NETWORKS)
     climbed = solver.climb(program, output_rows(graph, together), together.constant)
     # The slopes found for the sums, one network's part at a time.

@@ -51,7 +51,15 @@ def mlp_b(data_folder: Path) -> Graph:
     return bourn.load(_network(data_folder, "experiment_1/ADV_MLP_B_0.05.pth"), example=SHAPE).graph
 
 
-COUNTS = [("wong-kolter", 64), ("fast-lin", 64), ("crown", 72), ("alpha-crown", 73), ("alpha-crown-all", 74), ("lp-all", 74)]
+COUNTS = [
+    ("wong-kolter", 64),
+    ("fast-lin", 64),
+    ("crown", 72),
+    ("alpha-crown", 73),
+    ("alpha-crown-all", 74),
+    ("lp-all-ascent", 74),
+    pytest.param("lp-all", 74, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("method", "count"), COUNTS)

@@ -7,49 +7,29 @@ not those of the run, but they stand on nothing else than what is in the file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from enum import IntEnum
-from fractions import Fraction
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bourn.certificates.evidence import Falsified, Refutation, Verified
 from bourn.certificates.file import CertificateFile, stated
 from bourn.errors import UsageError
 from bourn.interval import Interval
-from bourn.network.affine import Affine
 from bourn.network.graph import Graph
-from bourn.problem.input_set import Box
+from bourn.problem.input_set import Box, InputSet
 from bourn.problem.problem import Problem, problems
-from bourn.problem.specification import Row
-from bourn.program.linear_bounds import Multipliers, back_substitute
-from bourn.program.relaxed import RelaxedProgram, start, with_bounds
+from bourn.problem.specification import Conjunction
+from bourn.program.relaxed import start
+from bourn.proving import Level, Proof
 from bourn.relaxations.base import ElementWise, LineRule
-from bourn.solvers.back_substitution import coefficient_error
-from bourn.solvers.base import output_rows
-from bourn.solvers.dual_ascent import DualAscent
-from bourn.solvers.tightening import unstable, widest
 from bourn.verification import Result
 
 OPERATORS = ("Abs", "Clip", "LeakyRelu", "Relu")
 """The nonlinear operators that certificates are written and checked for."""
-SLACK = 2.0**-34
-"""How far stated bounds are moved outward, relative to a node's magnitude: room for the rounding errors of the checker's own sums,
-which are those of the network as stored."""
-_CHUNK_BYTES = 1 << 24
-
-
-class Level(IntEnum):
-    """What may be spent on multipliers; each tries those before it, too."""
-
-    CLOSED_FORM = 0
-    ASCENT = 1
-    LINEAR_PROGRAM = 2
 
 
 def write_certificate(result: Result, path: str | Path, log: Callable[[str], None] | None = None) -> None:
@@ -74,12 +54,8 @@ def write_certificate(result: Result, path: str | Path, log: Callable[[str], Non
         for number, (problem, refutations) in enumerate(zip(problems(graph, result.question), verdict.refutations, strict=True)):
             if not refutations:
                 continue
-            found = [r for r in refutations if isinstance(r, Refutation)]
-            if len(found) != len(refutations):
-                raise UsageError("no certificate can be written yet for a proof by branch and bound")
-            weights, level = [r.weights for r in found], max(level_of(r.method) for r in found)
             say = (lambda text, n=number: log(f"case {n}: {text}")) if log is not None else None
-            cases.append(_case(file, problem, names, weights, level, say))
+            cases.append(_case(file, problem, names, refutations, say))
         file.manifest |= {"verdict": "unsat", "cases": cases}
 
 
@@ -118,278 +94,111 @@ def operator_names(graph: Graph, path: Path) -> dict[int, str]:
     return names
 
 
-Chosen = dict[int, Multipliers]
-Arrays = dict[int, tuple[np.ndarray, ...]]
-"""Of nonlinear nodes mu (rows, free entries), or the slopes (free entries,) of both sides, in float32."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """Rows of a pre-activation that one set of multipliers proves: entry e for a lower end, -1 - e for an upper one.
-
-    ``chosen``: of each node before it; None for intervals.
-    """
-
-    rows: np.ndarray
-    chosen: Arrays | None
-
-
-@dataclass(eq=False)
-class _Proof:
-    """One case on its way: the relaxed program on the bounds proved so far, and what proves them."""
-
-    file: CertificateFile
-    problem: Problem
-    names: dict[int, str]
-    level: Level
-    program: RelaxedProgram
-    lps: Any = None
-    bounds: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def graph(self) -> Graph:
-        return self.program.graph
-
-    def nonlinear(self, target: int) -> list[int]:
-        """Nonlinear nodes before ``target`` with free entries."""
-        ancestors = set(self.graph.ancestors(target))
-        return [v for v in self.graph.nonlinear if v in ancestors and bool(self.program.free(v).any())]
-
-    # Multipliers for rows (1, M, *shape)
-
-    def closed(self, rows: dict[int, Tensor], constant: Tensor, rule: LineRule) -> tuple[Tensor, Chosen]:
-        """The bounds (M,) by a rule's lines, their slopes rounded to float32."""
-        chosen = {}
-        for v in self.nonlinear(max(rows)):
-            operation, (bounds,) = self.graph.nodes[v].operation, self.program.inputs_of(v)
-            assert isinstance(operation, ElementWise)
-            lines = operation.lines(rule, bounds)
-            below, above = (s[0].to(torch.float32).to(torch.float64)[:, None] for s in (lines.lower_slopes, lines.upper_slopes))
-            chosen[v] = Multipliers(self.program.free(v), (below,), (above,))
-        return back_substitute(self.program, rows, constant, multipliers=chosen).lower[0], chosen
-
-    def interval(self, rows: dict[int, Tensor], constant: Tensor) -> Tensor:
-        """The bounds (M,) by interval propagation on the bounds known: all multipliers 0."""
-        ancestors, chosen = set(self.graph.ancestors(max(rows))), {}
-        for v in (v for v in self.graph.nonlinear if v in ancestors):
-            everything = torch.ones(1, *self.graph.nodes[v].shape, dtype=torch.bool)
-            chosen[v] = Multipliers(everything, mu=(torch.zeros(1, 1, *self.graph.nodes[v].shape, dtype=torch.float64),))
-        return back_substitute(self.program, rows, constant, multipliers=_expanded(chosen, constant.shape[1])).lower[0]
-
-    def rounded(self, rows: dict[int, Tensor], constant: Tensor, chosen: Chosen) -> tuple[Tensor, Chosen]:
-        """The bounds (M,) at multipliers rounded to float32, and these."""
-        nodes = self.nonlinear(max(rows))
-        passed = back_substitute(self.program, rows, constant, nodes, chosen).passed
-        own = {}
-        for v in nodes:
-            if v in passed:
-                mu = passed[v][0].to(torch.float32).to(torch.float64).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-                own[v] = Multipliers(self.program.free(v), mu=(mu,))
-        return back_substitute(self.program, rows, constant, multipliers=own).lower[0], own
-
-    def improved(self, rows: dict[int, Tensor], constant: Tensor, ascent: DualAscent) -> list[tuple[Tensor, Chosen]]:
-        """What ascent and, on the highest level, linear programs find."""
-        if not self.nonlinear(max(rows)) or self.level < Level.ASCENT:
-            return []
-        found = [self.rounded(rows, constant, ascent.climb(self.program, rows, constant))]
-        if self.level == Level.LINEAR_PROGRAM and (chosen := self._lp().multipliers(rows)) is not None:
-            found.append(self.rounded(rows, constant, chosen))
-        return found
-
-    def _lp(self) -> Any:
-        if self.lps is None:
-            from bourn.solvers.linear_programs import LinearPrograms  # late, as everything that loads HiGHS
-
-            self.lps = LinearPrograms(start(self.graph, self.program.box, LineRule.AREA), _CHUNK_BYTES)
-        self.lps.grow(self.program)
-        return self.lps
-
-    # Bounds of a pre-activation
-
-    def add(self, z: int) -> None:
-        """Prove bounds of pre-activation ``z``, write them, and let the program stand on them."""
-        size, shape = self.graph.nodes[z].size, self.graph.nodes[z].shape
-        slack = SLACK * self.program.magnitudes[z].expand(1, *shape).reshape(-1).repeat(2)
-        signed = torch.cat([torch.arange(size), -1 - torch.arange(size)])
-        best, which = self._cheap(z, signed, slack)
-        best = best - slack
-        parts = [_Part(signed[which == k].numpy(), self._of_kind(z, k)) for k in range(3) if bool((which == k).any())]
-        known = self._as_interval(best, shape)
-        open_ = unstable(self.graph, z, known).flatten()
-        if self.level >= Level.ASCENT and self.nonlinear(z) and bool(open_.any()):
-            wanted = torch.nonzero(open_.repeat(2))[:, 0]
-            for piece in torch.split(wanted, max(1, _CHUNK_BYTES // (8 * widest(self.graph, z)))):
-                rows = self._unit(z, signed[piece])
-                for found, chosen in self.improved(rows, torch.zeros(1, len(piece), dtype=torch.float64), DualAscent()):
-                    better = found - slack[piece] > best[piece]
-                    best[piece[better]] = (found - slack[piece])[better]
-                    parts.append(_Part(signed[piece[better]].numpy(), self._mu(chosen, better)))
-        self._state(z, self._as_interval(best, shape), parts)
-
-    def _cheap(self, z: int, signed: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
-        """A bound of every row without a search, and of which kind it is: 0 interval, 1 and 2 lines."""
-        kinds: list[list[Tensor]] = [[], [], []] if self.nonlinear(z) else [[]]
-        for piece in torch.split(signed, max(1, _CHUNK_BYTES // (8 * widest(self.graph, z)))):
-            rows, zero = self._unit(z, piece), torch.zeros(1, len(piece), dtype=torch.float64)
-            kinds[0].append(self.interval(rows, zero))
-            for k in range(1, len(kinds)):
-                kinds[k].append(self.closed(rows, zero, _RULES[k])[0])
-        found = torch.stack([torch.cat(k) for k in kinds])
-        best, which = found.max(0)
-        # The numbers of bounds that prove a neuron stable enter nothing: the first kind that does is enough.
-        for k in range(len(kinds) - 1, -1, -1):
-            closed = ~unstable(self.graph, z, self._as_interval(found[k] - slack, self.graph.nodes[z].shape)).flatten().repeat(2)
-            best, which = torch.where(closed, found[k], best), which.masked_fill(closed, k)
-        return best, which
-
-    def _of_kind(self, z: int, kind: int) -> Arrays | None:
-        if kind == 0:
-            return None
-        rows = self._unit(z, torch.zeros(1, dtype=torch.int64))
-        return _slopes(self.closed(rows, torch.zeros(1, 1, dtype=torch.float64), _RULES[kind])[1])
-
-    @staticmethod
-    def _mu(chosen: Chosen, some: Tensor) -> Arrays:
-        return {v: (m.mu[0][0][some][:, m.free[0]].to(torch.float32).numpy(),) for v, m in chosen.items()}
-
-    def _unit(self, z: int, signed: Tensor) -> dict[int, Tensor]:
-        node = self.graph.nodes[z]
-        rows = torch.zeros(len(signed), node.size, dtype=torch.float64)
-        entries = torch.where(signed < 0, -1 - signed, signed)
-        rows[torch.arange(len(signed)), entries] = torch.where(signed < 0, -1.0, 1.0).to(torch.float64)
-        return {z: rows.reshape(1, len(signed), *node.shape)}
-
-    @staticmethod
-    def _as_interval(best: Tensor, shape: tuple[int, ...]) -> Interval:
-        size = len(best) // 2
-        return Interval(best[:size].reshape(1, *shape), -best[size:].reshape(1, *shape))
-
-    def _state(self, z: int, bounds: Interval, parts: list[_Part]) -> None:
-        """Write the bounds for every node that reads them; of several proofs of an end the last is its best."""
-        if not bool(torch.isfinite(bounds.magnitude).all()):
-            raise UsageError(f"no certificate can be written: node {self.graph.nodes[z].name!r} has no finite bounds")
-        size = self.graph.nodes[z].size
-        flat = [np.where(part.rows < 0, size - 1 - part.rows, part.rows) for part in parts]
-        owner = np.full(2 * size, -1)
-        for number, ends in enumerate(flat):
-            owner[ends] = number
-        for v in self.graph.readers(z):
-            place = self._place(z, self.graph.nodes[v].inputs[0])
-            proved = []
-            for number, (part, ends) in enumerate(zip(parts, flat, strict=True)):
-                row_of = np.full(2 * size, -1)
-                kept = np.flatnonzero(owner[ends] == number)
-                row_of[ends[kept]] = kept
-                # Of what the node reads the entries that are this part's: their lower ends, then their upper ones.
-                which = np.concatenate([row_of[place], row_of[size + place]])
-                signed = np.concatenate([np.arange(len(place)), -1 - np.arange(len(place))])[which >= 0]
-                if len(signed):
-                    multipliers = self._written(part.chosen, which[which >= 0])
-                    proved.append({"rows": self.file.array(signed.astype("<i8")), "multipliers": multipliers})
-            low, high = (self.file.array(end[0].flatten().numpy()[place].astype("<f8")) for end in (bounds.lower, bounds.upper))
-            self.bounds.append({"tensor": self.names[v], "lower": low, "upper": high, "parts": proved})
-        self.program = with_bounds(self.program, z, bounds)
-
-    def _place(self, z: int, reads: int) -> np.ndarray:
-        """For every entry of what a node reads the entry of the pre-activation that it is."""
-        path, node = [], reads
-        while node != z:
-            path.append(self.graph.nodes[node].operation)
-            node = self.graph.nodes[node].inputs[0]
-        numbers = torch.arange(1, self.graph.nodes[z].size + 1, dtype=torch.float64).reshape(1, *self.graph.nodes[z].shape)
-        for operation in reversed(path):
-            assert isinstance(operation, Affine)
-            numbers = operation.linear(numbers)
-        place = numbers.flatten().to(torch.int64).numpy() - 1
-        if (place < 0).any():
-            raise UsageError("no certificate can be written yet: a nonlinear operator reads a constant")
-        return place
-
-    def _written(self, chosen: Arrays | None, which: np.ndarray | None) -> dict[str, Any] | str:
-        """Multipliers as the manifest has them; ``which``: rows of them."""
-        if chosen is None:
-            return "interval"
-        found = {}
-        for v, own in chosen.items():
-            free = np.flatnonzero(self.program.free(v)[0].flatten().numpy())
-            arrays = {"free": free.astype("<i8")}
-            if len(own) == 2:
-                arrays |= {"below": own[0], "above": own[1]}
-            else:
-                arrays["mu"] = own[0] if which is None else own[0][which]
-            found[self.names[v]] = {key: self.file.array(values) for key, values in arrays.items()}
-        return found
-
-    # Refutations
-
-    def refute(self, row: Row, weights: tuple[float, ...], rows: tuple[Row, ...]) -> dict[str, Any] | None:
-        """The refutation of a conjunction by the weighted sum ``row`` of its rows; None where no bound does it."""
-        objectives = self.problem.objectives([row])
-        start_rows, constant = output_rows(self.graph, objectives), objectives.constant
-        error = coefficient_error(self.program, start_rows, objectives)
-        strict = any(w > 0 and r.strict for w, r in zip(weights, rows, strict=True))
-        for bound, multipliers in self._attempts(start_rows, constant):
-            value = bound - float(torch.as_tensor(error).max())
-            claimed = value - abs(value) * 1e-6
-            if claimed > 0 or (strict and value >= 0):
-                return {
-                    "rows": [stated(r) for r in rows],
-                    "weights": [str(Fraction(w)) for w in weights],
-                    "bound": max(claimed, 0.0),
-                    "multipliers": self._written(multipliers, None),
-                }
-        return None
-
-    def _attempts(self, rows: dict[int, Tensor], constant: Tensor) -> Iterator[tuple[float, Arrays | None]]:
-        """Bounds of one row, cheapest first, each with its multipliers."""
-        yield float(self.interval(rows, constant)[0]), None
-        for rule in _RULES[1:]:
-            found, chosen = self.closed(rows, constant, rule)
-            yield float(found[0]), _slopes(chosen)
-        for found, chosen in self.improved(rows, constant, DualAscent(steps=60)):
-            yield float(found[0]), self._mu(chosen, torch.ones(1, dtype=torch.bool))
-
-
-def _slopes(chosen: Chosen) -> Arrays:
-    """The slopes of both sides of the free entries, alike for all rows."""
-    return {v: tuple(side[0][:, 0][m.free].to(torch.float32).numpy() for side in (m.below, m.above)) for v, m in chosen.items()}
-
-
-_RULES = (LineRule.AREA, LineRule.AREA, LineRule.PARALLEL)
-"""Of the kinds 1 and 2 of multipliers without a search."""
-
-
-def _expanded(chosen: Chosen, count: int) -> Chosen:
-    return {v: Multipliers(m.free, mu=(m.mu[0].expand(-1, count, *m.mu[0].shape[2:]),)) for v, m in chosen.items()}
-
-
-def _case(
+def _proof(
     file: CertificateFile,
     problem: Problem,
     names: dict[int, str],
-    weights: list[tuple[float, ...]],
+    wanted: list[tuple[Conjunction, tuple[float, ...]]],
     level: Level,
-    log: Callable[[str], None] | None,
-) -> dict[str, Any]:
-    """A case as the manifest has it: on the lowest level, from ``level`` on, on which all its conjunctions are refuted."""
-    box = problem.box
-    if not isinstance(box, Box) or not bool(torch.isfinite(box.interval.magnitude).all()):
-        raise UsageError("no certificate can be written yet for input sets other than bounded boxes")
-    for own in Level:
-        if own < level:
-            continue
-        proof = _Proof(file, problem, names, own, start(problem.network, box, LineRule.AREA))
+    log: Callable[[str], None] | None = None,
+    outside: Mapping[int, Interval] | None = None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Bounds, and of every conjunction wanted the refutation: on the lowest level, from ``level`` on, on which there is one.
+
+    No refutations where the bounds contradict those from ``outside``.
+    """
+    for own in (own for own in Level if own >= level):
+        proof = Proof(file, problem, names, own, start(problem.network, problem.box, LineRule.AREA), outside or {})
         for z in problem.network.pre_activations:
             proof.add(z)
             if log is not None:
                 log(f"bounds of {problem.network.nodes[z].name!r} proved ({own.name.lower().replace('_', ' ')})")
+            if proof.empty:
+                return proof.bounds, []
         found = []
-        for conjunction, w in zip(problem.conjunctions, weights, strict=True):
+        for conjunction, w in wanted:
             refuted = proof.refute(conjunction.weighted(w), w, conjunction.rows)
             if refuted is None:
                 break
             found.append(refuted)
-        if len(found) == len(weights):
-            lower, upper = (file.array(t.flatten().numpy().astype("<f8")) for t in (box.lower, box.upper))
-            return {"lower": lower, "upper": upper, "bounds": proof.bounds, "conjunctions": found}
+        if len(found) == len(wanted):
+            return proof.bounds, found
     raise UsageError("no certificate was written: multipliers rounded to float32 that prove the verdict again were not found")
+
+
+def _case(
+    file: CertificateFile, problem: Problem, names: dict[int, str], refutations: Sequence[Any], log: Callable[[str], None] | None
+) -> dict[str, Any]:
+    """A case as the manifest has it; refutations are one for each conjunction, by a bound or by a tree of splits."""
+    box = problem.box
+    if not isinstance(box, Box) or not bool(torch.isfinite(box.interval.magnitude).all()):
+        raise UsageError("no certificate can be written yet for input sets other than bounded boxes")
+    plain = [r for r in refutations if isinstance(r, Refutation)]
+    bounds: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    if plain:
+        wanted = [(r.conjunction, r.weights) for r in plain]
+        bounds, found = _proof(file, problem, names, wanted, max(level_of(r.method) for r in plain), log)
+    proofs = iter(found)
+    conjunctions = []
+    for r in refutations:
+        own = next(proofs) if isinstance(r, Refutation) else Tree(file, problem, names, r, log).proof()
+        conjunctions.append({"rows": [stated(row) for row in r.conjunction.rows]} | own)
+    lower, upper = (file.array(t.flatten().numpy().astype("<f8")) for t in (box.lower, box.upper))
+    return {"lower": lower, "upper": upper, "bounds": bounds, "conjunctions": conjunctions}
+
+
+@dataclass(eq=False)
+class Tree:
+    """A refutation by a tree of splits on its way: ``tree`` has a conjunction and leaves, each of these splits and weights."""
+
+    file: CertificateFile
+    problem: Problem
+    names: dict[int, str]
+    tree: Any
+    log: Callable[[str], None] | None = None
+    done: int = 0
+
+    def proof(self) -> dict[str, Any]:
+        """The tree as the manifest has it."""
+        return self._part(list(self.tree.leaves), 0, self.problem.box, {})
+
+    def _part(self, leaves: list[Any], depth: int, box: InputSet, outside: dict[int, Interval]) -> dict[str, Any]:
+        if len(leaves) == 1 and len(leaves[0].splits) == depth:
+            return self._leaf(leaves[0].weights, box, outside)
+        split = leaves[0].splits[depth]
+        graph = self.problem.network
+        z = graph.number(split.node)
+        place: dict[str, Any] = {"entry": split.entry, "at": split.value}
+        if z != 0:
+            readers = graph.readers(z)
+            if len(readers) != 1 or graph.nodes[readers[0]].inputs[0] != z:
+                raise UsageError(f"no certificate can be written yet for a split of {split.node!r}, which is moved or read twice")
+            place["tensor"] = self.names[readers[0]]
+        halves: dict[str, Any] = {"split": place}
+        for half in ("below", "above"):
+            some = [leaf for leaf in leaves if leaf.splits[depth].part.name.lower() == half]
+            known = box.interval if z == 0 else outside.get(z, _everything(graph.nodes[z].shape))
+            ends = [known.lower.clone(), known.upper.clone()]
+            end = ends[half == "below"].view(-1)
+            end[split.entry] = (torch.minimum if half == "below" else torch.maximum)(end[split.entry], end.new_tensor(split.value))
+            if bool((ends[0] > ends[1]).any()):
+                halves[half] = {"bounds": []}
+                continue
+            own = Interval(*ends)
+            halves[half] = self._part(some, depth + 1, *((Box(own), outside) if z == 0 else (box, {**outside, z: own})))
+        return halves
+
+    def _leaf(self, weights: tuple[float, ...], box: InputSet, outside: dict[int, Interval]) -> dict[str, Any]:
+        problem = replace(self.problem, box=box)
+        wanted = [(self.tree.conjunction, weights)]
+        bounds, found = _proof(self.file, problem, self.names, wanted, Level.CLOSED_FORM, outside=outside)
+        self.done += 1
+        if self.log is not None:
+            self.log(f"leaf {self.done} of {len(self.tree.leaves)} proved")
+        return {"bounds": bounds} | (found[0] if found else {})
+
+
+def _everything(shape: tuple[int, ...]) -> Interval:
+    ends = torch.full((1, *shape), torch.inf, dtype=torch.float64)
+    return Interval(-ends, ends)

@@ -207,9 +207,12 @@ class _Checking:
         """Both halves: an entry of what a nonlinear step reads, or of the input, at most and at least a number."""
         dual = self._bounds(dual, proof, where, assumed=True)
         tensor, entry, at = (split.get(k) for k in ("tensor", "entry", "at")) if isinstance(split, dict) else (None, None, None)
-        known = Bounds(lower, upper) if tensor is None else dual.bounds.get(str(tensor))
-        if known is None or type(entry) is not int or not 0 <= entry < len(known.lower) or type(at) not in (int, float):
-            raise Unreadable(f"manifest.json: {where}: a split names a tensor with bounds, an entry and a number")
+        known = Bounds(lower, upper)
+        if tensor is not None:
+            size = self.network.sizes[str(tensor)] if str(tensor) in self.steps else 0
+            known = dual.bounds.get(str(tensor), Bounds(np.full(size, -np.inf), np.full(size, np.inf)))
+        if type(entry) is not int or not 0 <= entry < len(known.lower) or type(at) not in (int, float):
+            raise Unreadable(f"manifest.json: {where}: a split names a nonlinear node or none, an entry and a number")
         for side in ("below", "above"):
             child = proof.get(side)
             if not isinstance(child, dict):
