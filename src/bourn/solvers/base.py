@@ -31,14 +31,19 @@ class Status(Enum):
     CLOSED_FORM = "closed form"
     OPTIMAL = "optimal"
     STOPPED = "stopped at a limit"
+    RELAXED = "optimal for a relaxation of the question"
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """Lower bounds of objectives: ``bound`` (B, M), valid in exact arithmetic, -inf where none was found."""
+    """Lower bounds of objectives: ``bound`` (B, M), valid in exact arithmetic, -inf where none was found.
+
+    ``trusts``: the program on whose word that rests; empty where bourn proves it by itself.
+    """
 
     bound: Tensor
     status: Status
+    trusts: str = ""
 
     def __post_init__(self) -> None:
         if bool(self.bound.isnan().any()):
@@ -82,6 +87,9 @@ class Solver(ABC):
 
     solved_by: ClassVar[str]
     """How the relaxed problem is solved, in the words of the table of methods."""
+
+    trusts: ClassVar[str] = ""
+    """The program on whose word its bounds rest; empty where bourn proves them by itself."""
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
