@@ -63,7 +63,8 @@ class Bounding:
 
     @property
     def name(self) -> str:
-        return f"{self.method.name} on the best inner bounds" if self.stand is Stand.BEST else self.method.name
+        name = f"{self.method.name}, trusting {self.method.trusts}" if self.method.trusts else self.method.name
+        return f"{name} on the best inner bounds" if self.stand is Stand.BEST else name
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,8 @@ class _Run:
         for step in self.plan.steps:
             if isinstance(step, Bounding):
                 self._bound(case, step)
+                if self.found is not None:
+                    return True
             elif self._attack(case, step):
                 return True
             if not case.open:
@@ -297,6 +300,8 @@ class _Run:
                 if row not in case.row_bounds or bound > case.row_bounds[row][0]:
                     case.row_bounds[row] = (bound, step.name)
                     case.bounded_by[row] = prepared
+            if any(self._accept(case, x) for x in prepared.candidates()):
+                return
             self._bound_entries(case, rows, step.name)
         for k in case.open:
             refutation = self._by_one_row(case, problem.conjunctions[k]) or self._by_rows_together(case, prepared, k, step.name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
@@ -69,6 +69,9 @@ class Prepared(ABC):
     def minimise(self, objectives: Objectives, enough: float = math.inf) -> Solution:
         """Lower bounds (B, M) of objectives on the output and the input; one above ``enough`` need not be improved."""
 
+    def candidates(self) -> Sequence[Tensor]:
+        """Inputs (*input_shape) met on the way that may be counterexamples; to be replayed, of a batch of one."""
+        return ()
 
     def trace(self, objectives: Objectives, keep: Container[int]) -> tuple[RelaxedProgram, RowBounds] | None:
         """The program and the rows on the nodes ``keep`` that the bounds of objectives come from; None if none do."""

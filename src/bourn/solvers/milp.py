@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -95,6 +95,7 @@ class Searching(Prepared):
     deadline: Deadline
     searches: int = 0
     nodes: int = 0
+    met: list[Tensor] = field(default_factory=list)
 
     @property
     def graph(self) -> Graph:  # type: ignore[override]
@@ -114,6 +115,9 @@ class Searching(Prepared):
 
     def weights(self, objectives: Objectives) -> Tensor | None:
         return self.linear.weights(objectives)
+
+    def candidates(self) -> Sequence[Tensor]:
+        return self.met
 
     def node(self, number: int) -> Interval:
         """Bounds of every entry of a node: two searches each, as far as the time goes."""
@@ -148,6 +152,7 @@ class Searching(Prepared):
             search = _Search(self, b, rows, wanted.constant[0], wanted)
             status = search.run(bounds[b], enough, target)
             bounds[b], values[b], points[b] = search.bounds, search.values, search.points
+            self.met.extend(search.points[torch.isfinite(search.values)])
             ended = max(ended, status, key=_WORSE.index)
         return Extremes(Solution(bounds, ended, Milp.trusts), values, points)
 

@@ -14,8 +14,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -181,16 +182,17 @@ def compete(
     known = {r.key: Answer(**r.result) for r in store.records(COMPETITION)}
     missing = {key: i for i, key in enumerate(keys) if key not in known}
     began = time.monotonic()
-    for done, (i, answer) in enumerate(_run([(i, instances[i]) for i in missing.values()], workers), start=1):
-        store.put(Record(keys[i], tasks[i], asdict(answer), answer.seconds))
-        known[keys[i]] = answer
-        if report is not None:
-            left = (time.monotonic() - began) / done * (len(missing) - done)
-            report(instances[i], answer, Progress(len(set(keys)), len(set(keys) & known.keys()), done, left))
+    with closing(_run([(i, instances[i]) for i in missing.values()], workers)) as answers:
+        for done, (i, answer) in enumerate(answers, start=1):
+            store.put(Record(keys[i], tasks[i], asdict(answer), answer.seconds))
+            known[keys[i]] = answer
+            if report is not None:
+                left = (time.monotonic() - began) / done * (len(missing) - done)
+                report(instances[i], answer, Progress(len(set(keys)), len(set(keys) & known.keys()), done, left))
     return [(instance, known[key]) for instance, key in zip(instances, keys, strict=True)]
 
 
-def _run(asked: Sequence[tuple[int, Instance]], workers: int) -> Iterator[tuple[int, Answer]]:
+def _run(asked: Sequence[tuple[int, Instance]], workers: int) -> Generator[tuple[int, Answer]]:
     """Answers in the order in which they come in."""
     processes = _Processes()
     pool = ThreadPoolExecutor(max(1, workers))
