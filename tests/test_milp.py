@@ -27,7 +27,7 @@ from bourn.relaxations.relu import ReLU
 from bourn.relaxations.sigmoid import Sigmoid
 from bourn.solvers import integers
 from bourn.solvers.base import Solution, Status
-from bourn.solvers.methods import BEYOND, MILP, METHODS, method
+from bourn.solvers.methods import BEYOND, METHODS, MILP, method
 from bourn.solvers.milp import Searching
 from bourn.verification import Bounding, Plan
 from networks import Exact, Layers, at_most, mlp, random, random_objectives, residual, small_box
@@ -43,8 +43,8 @@ KINDS: dict[str, tuple[ElementWise, ...]] = {
 }
 
 
-def searching(graph: Graph, question: Box, deadline: Deadline | None = None) -> Searching:
-    prepared = method(MILP).prepare(graph, question, **({} if deadline is None else {"deadline": deadline}))
+def searching(graph: Graph, question: Box) -> Searching:
+    prepared = method(MILP).prepare(graph, question)
     assert isinstance(prepared, Searching)
     return prepared
 

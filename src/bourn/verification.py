@@ -63,6 +63,7 @@ class Bounding:
 
     @property
     def name(self) -> str:
+        """The method's name, on what it stands and whom it trusts."""
         name = f"{self.method.name}, trusting {self.method.trusts}" if self.method.trusts else self.method.name
         return f"{name} on the best inner bounds" if self.stand is Stand.BEST else name
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from bourn.program.cuts import CutHull, Matrix
 from bourn.program.relaxed import RelaxedProgram

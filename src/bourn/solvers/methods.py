@@ -75,6 +75,7 @@ class Method:
 
     @property
     def soundness(self) -> str:
+        """What its bounds are worth, in words."""
         if self.trusts:
             return f"sound if {self.trusts} is right, which is trusted here; {self.exactness.value}"
         return f"sound, not complete; {self.exactness.value}"
@@ -336,7 +337,9 @@ class Outside:
 
 
 OUTSIDE: tuple[Outside, ...] = (
-    Outside("MILP", "a binary variable for every unstable neuron", (papers.TJENG,), complete=True, command="bourn bound --method milp"),
+    Outside(
+        "MILP", "a binary variable for every unstable neuron", (papers.TJENG,), complete=True, command="bourn bound --method milp"
+    ),
     Outside("SMT (Reluplex)", "case distinctions inside a simplex", (papers.KATZ,), complete=True),
     Outside("Branch and bound", "splits neurons or inputs, relaxes every part", (papers.BUNEL,), complete=True),
     Outside("Cutting planes", "constraints across neurons and layers", (papers.CUTS,)),

@@ -205,7 +205,7 @@ class _Search:
         return ended
 
     def _ready(self, open_: Tensor) -> tuple[MixedInteger, Matrix, list[float], bool] | Status:
-        """A model for the open rows, their costs and constants, and whether it is exact; a status where nothing is to be searched."""
+        """A model for the open rows, their costs and constants, and whether it is exact; a status where there is no search."""
         from bourn.program.pieces import magnitude, only_affine_left_out, pieces
         from bourn.solvers.highs import Model
         from bourn.solvers.integers import MixedInteger
@@ -231,7 +231,9 @@ class _Search:
         if not bound > float(self.bounds[m]):
             return
         if bound > float(self.values[m]):
-            _log.warning("HiGHS says that a row is at least %r, but a point has %r: its word is dropped", bound, float(self.values[m]))
+            _log.warning(
+                "HiGHS says that a row is at least %r, but a point has %r: its word is dropped", bound, float(self.values[m])
+            )
             return
         self.bounds[m] = bound
 

@@ -125,7 +125,9 @@ def _run(stage: str, job: Job, graph: Graph, images: Tensor, states: list[_State
         margins = margins_of((job.tasks[i] for i in which), graph)
         attack = AttackEntry(**task["options"].get("attack", {}))
         outer = [states[i].outer for i in which]
-        batch = _Batch(graph, images[which], balls, margins, task["radius"], attack, stage, outer, task["options"].get("limit", 0.0))
+        batch = _Batch(
+            graph, images[which], balls, margins, task["radius"], attack, stage, outer, task["options"].get("limit", 0.0)
+        )
         found = _STAGES.get(stage, _by_method)(batch)
     for i, one in zip(which, found, strict=True):
         states[i].outer = one.pop("outer", states[i].outer)
@@ -160,7 +162,7 @@ def _by_method(batch: _Batch) -> list[dict[str, Any]]:
 
 
 def _by_search(batch: _Batch) -> list[dict[str, Any]]:
-    """Certified where every margin's dual bound is above 0, attacked at a solution where one is at most 0; else both values are kept.
+    """Certified where every margin's dual bound is above 0, attacked at a solution where one is at most 0; else open.
 
     On LP-ALL's pre-activation bounds where these are known.
     """

@@ -65,7 +65,12 @@ class Instance:
         query = str(self.path(self.vnnlib))
         if len(self.networks) == 1:
             return [*_COMMAND, str(self.path(self.networks[0][1])), query, *limit]
-        return [*_COMMAND, query, *(part for name, path in self.networks for part in ("--network", f"{name}={self.path(path)}")), *limit]
+        return [
+            *_COMMAND,
+            query,
+            *(part for name, path in self.networks for part in ("--network", f"{name}={self.path(path)}")),
+            *limit,
+        ]
 
     def path(self, stated: str) -> Path:
         """A file, or its gzipped form where that is what is there."""
@@ -133,7 +138,9 @@ def _instance(file: Path, number: int, row: Sequence[str], timeout: float | None
         networks = tuple((str(name), str(path)) for name, path in stated)
         seconds = timeout or float(limit)
     except (ValueError, SyntaxError, TypeError):
-        raise UsageError(f"{file}, line {number}: is to be a network, a query and seconds, but is {','.join(row)[:100]!r}") from None
+        raise UsageError(
+            f"{file}, line {number}: is to be a network, a query and seconds, but is {','.join(row)[:100]!r}"
+        ) from None
     if not (0 < seconds < float("inf") and networks):
         raise UsageError(f"{file}, line {number}: the time limit must be above 0 and finite, and a network named")
     return Instance(file, onnx, networks, vnnlib, seconds)
@@ -151,14 +158,22 @@ def read_expected(path: Path) -> dict[tuple[str, str, str], str]:
     """Known answers by (benchmark, network, query), from a CSV file with the heading benchmark,onnx,vnnlib,result."""
     try:
         with open(path, newline="", encoding="utf-8") as stream:
-            return {(r["benchmark"], r["onnx"], r["vnnlib"]): r["result"].strip() for r in csv.DictReader(stream)}
+            rows = csv.DictReader(stream)
+            wanted = {"benchmark", "onnx", "vnnlib", "result"} <= set(rows.fieldnames or ())
+            return {(r["benchmark"], r["onnx"], r["vnnlib"]): r["result"].strip() for r in rows} if wanted else _no_answers(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except (KeyError, AttributeError):
-        raise UsageError(f"{path}: is to have the columns benchmark, onnx, vnnlib and result") from None
+    except AttributeError:  # a row that is too short
+        return _no_answers(path)
 
 
-def contradictions(answers: Iterable[tuple[Instance, Answer]], expected: dict[tuple[str, str, str], str]) -> list[tuple[Instance, str]]:
+def _no_answers(path: Path) -> dict[tuple[str, str, str], str]:
+    raise UsageError(f"{path}: is to have the columns benchmark, onnx, vnnlib and result in every row")
+
+
+def contradictions(
+    answers: Iterable[tuple[Instance, Answer]], expected: dict[tuple[str, str, str], str]
+) -> list[tuple[Instance, str]]:
     """Instances whose sat or unsat is not what is known, with what is known."""
     found = []
     for instance, answer in answers:
@@ -169,7 +184,10 @@ def contradictions(answers: Iterable[tuple[Instance, Answer]], expected: dict[tu
 
 
 def compete(
-    instances: Sequence[Instance], store: Store, workers: int = 1, report: Callable[[Instance, Answer, Progress], None] | None = None
+    instances: Sequence[Instance],
+    store: Store,
+    workers: int = 1,
+    report: Callable[[Instance, Answer, Progress], None] | None = None,
 ) -> list[tuple[Instance, Answer]]:
     """Answer all instances that the store has no answer to, ``workers`` at a time, and return all answers.
 

@@ -99,7 +99,8 @@ class Description:
     """A study: one kind of question about every image, network, radius and method.
 
     ``clip``: the range of every entry of an input, or None; ``cascade``: the methods, and "pgd", that may decide an image before
-    LP-ALL or a MILP does, cheapest first; ``precision``: of minimum-distortion's radii, relative, by method where they differ ("" for the
+    LP-ALL or a MILP does, cheapest first;
+    ``precision``: of minimum-distortion's radii, relative, by method where they differ ("" for the
     others); ``losses``: whether ladders are to say where bounds are lost; ``bracket``: whether it is to be shown for images that
     LP-ALL leaves open that they lie beyond every layer-wise method; ``limit``: seconds of a MILP for each image.
 
