@@ -1,6 +1,6 @@
 """Certificates of VNN-COMP instances that bourn decides: which check, how long that takes, and how large they are.
 
-Data: as for vnncomp.py.  One instance after the other in this process, so that imports are in no time; times are the processor's
+Data: ``vnncomp2022`` under ``$BOURN_DATA``.  One instance after the other in this process, so that imports are in no time; times are the processor's
 (OMP_NUM_THREADS=1).
 
     python benchmarks/certificates.py --only mnist_fc --timeout 20
