@@ -1,7 +1,7 @@
 """Certificates of VNN-COMP instances that bourn decides: which check, how long that takes, and how large they are.
 
-Data: as for vnncomp.py.  One instance after the other in this process, so that imports are in no time; times are the processor's
-(OMP_NUM_THREADS=1).
+Data: ``vnncomp2022`` under ``$BOURN_DATA``.  One instance after the other in this process, so that imports are in no
+time; times are the processor's (OMP_NUM_THREADS=1).
 
     python benchmarks/certificates.py --only mnist_fc --timeout 20
     python benchmarks/certificates.py --only rl_benchmarks --every 10 --arithmetic ball
@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import bourn
+from bourn.studies.competition import Instance, read_instances
 from bourn_check import NotAProof, Unreadable, check
-from vnncomp import Instance, list_instances, machine
+from common import machine
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def main() -> int:
     """Measure, print a line for each instance to stderr and the table to stdout."""
     arguments = _arguments()
     measured: dict[str, list[Measured]] = {}
-    for number, instance in enumerate(list_instances(arguments.folder, arguments.only)):
+    for number, instance in enumerate(read_instances(_files(arguments.folder, arguments.only))):
         if number % arguments.every:
             continue
         found = _measure(arguments.folder, instance, arguments.timeout, arguments.arithmetic)
@@ -91,6 +92,10 @@ def _measure(folder: Path, instance: Instance, timeout: float, arithmetic: str) 
             failed = f"{instance.onnx} {instance.vnnlib}: {error}"
         size = proof.stat().st_size
         return Measured(result.status, solved - began, written - solved, time.process_time() - written, size, failed=failed)
+
+
+def _files(folder: Path, only: list[str] | None) -> list[Path]:
+    return [path for path in sorted(folder.glob("*/instances.csv")) if not only or path.parent.name in only]
 
 
 def _file(path: Path) -> Path:
