@@ -35,6 +35,8 @@ def solve(shared: Shared, parts: Parts, box: Box, group: list[int], price: float
     left[objectives:, count + 1 :] = -np.eye(splits)
     right = np.concatenate([-offsets.numpy(), (side[:, 0] * constant[split]).numpy()])
     cost = np.concatenate([np.zeros(count), [1.0], np.full(splits, scale)])
+    if not (np.isfinite(left).all() and np.isfinite(right).all() and np.isfinite(cost).all()):
+        return None  # numbers beyond float32
     lower, upper = (end[0].flatten().tolist() for end in box.finite())
     limits = [*zip(lower, upper, strict=True), (None, None), *[(0.0, None)] * splits]
     found = linprog(cost, left, right, bounds=limits, method="highs")
