@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 
 import bourn
+from bourn.plans import Bounding, Plan
 from bourn.problem.problem import problems
-from bourn.verification import Bounding, Plan
 from bourn_check.arithmetic import arithmetic
 from bourn_check.network import Network
 from onnx_models import model, node, numbers

@@ -30,3 +30,9 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip("set BOURN_DATA to the folder of benchmark data")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def short_splitting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Questions without a time limit that branch and bound leaves open do not hold up the tests."""
+    monkeypatch.setattr("bourn.solvers.branch_and_bound.SECONDS", 0.5)

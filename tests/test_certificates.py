@@ -14,8 +14,8 @@ import bourn
 import bourn_check
 from bourn.certificates.evidence import Verified
 from bourn.cli.main import run
+from bourn.plans import Bounding, Plan
 from bourn.problem.specification import Conjunction
-from bourn.verification import Bounding, Plan
 from certificate_files import changed, contents, convolutional, mlp, proved, specification
 from onnx_models import model, node, numbers
 

@@ -37,6 +37,7 @@ LAYERS = (
     "ladders",
     "views",
     "layer_losses",
+    "plans",
     "verification",
     "proving",
     "proofs",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bourn.interval import Interval
     from bourn.ladders import Ladder, ladder
     from bourn.layer_losses import LayerLosses, losses_by_layer
+    from bourn.plans import Plan
     from bourn.problem.balls import Ball, lp_ball
     from bourn.problem.cutting import polytope
     from bourn.problem.input_set import Box, InputSet, box, linf_ball
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from bourn.radii import Certified, Radii, radius
     from bourn.solvers.bracket import Bracket, bracket
     from bourn.solvers.methods import METHODS, Method, method
-    from bourn.verification import Plan, Result, verify
+    from bourn.verification import Result, verify
     from bourn.views import Duality, duality
 
 _HOMES = {
@@ -51,7 +52,8 @@ _HOMES = {
     "bourn.radii": ("Certified", "Radii", "radius"),
     "bourn.solvers.bracket": ("Bracket", "bracket"),
     "bourn.solvers.methods": ("METHODS", "Method", "method"),
-    "bourn.verification": ("Plan", "Result", "verify"),
+    "bourn.plans": ("Plan",),
+    "bourn.verification": ("Result", "verify"),
     "bourn.views": ("Duality", "duality"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

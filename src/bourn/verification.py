@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -28,65 +27,25 @@ from bourn.certificates.evidence import (
     Verified,
     refutes,
 )
+from bourn.certificates.splits import SplitTree
 from bourn.deadline import Deadline, OutOfTime
 from bourn.device import device as by_device
 from bourn.errors import UsageError
 from bourn.formats.model import Model, load
 from bourn.interval import Interval
+from bourn.plans import CHEAP_FIRST, Bounding, Plan, Stand
 from bourn.problem.problem import Problem, Question, problems
 from bourn.problem.specification import Conjunction, Row
 from bourn.program.losses import losses
 from bourn.rounding import float_below
 from bourn.solvers.back_substitution import Substituted
 from bourn.solvers.base import Prepared
+from bourn.solvers.branch_and_bound import BranchAndBound
 from bourn.solvers.combination import joint_bound, rows_on_input
 from bourn.solvers.interval_propagation import IntervalPropagation
-from bourn.solvers.methods import BARRIER, Method, method, patient
+from bourn.solvers.methods import BARRIER
 from bourn.solvers.single_entries import entry_bound
 from bourn.solvers.unbounded import unbounded
-
-
-class Stand(Enum):
-    """Which inner bounds a method of a plan stands on."""
-
-    OWN = "its own"
-    BEST = "the best of all methods before it"
-    ON_TOP = "its own, begun from the best of all methods before it"
-
-
-@dataclass(frozen=True)
-class Bounding:
-    """One method of a plan."""
-
-    method: Method
-    stand: Stand = Stand.OWN
-
-    @property
-    def name(self) -> str:
-        return f"{self.method.name} on the best inner bounds" if self.stand is Stand.BEST else self.method.name
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is tried, in order, until every conjunction is decided."""
-
-    steps: tuple[ProjectedGradient | Bounding, ...]
-
-
-CHEAP_FIRST = Plan(
-    (
-        ProjectedGradient(steps=20, restarts=4, patience=0.3),
-        Bounding(method("ibp")),
-        Bounding(method("crown")),
-        Bounding(method("fast-lin")),
-        Bounding(method("crown"), Stand.BEST),
-        Bounding(method("alpha-crown"), Stand.BEST),
-        ProjectedGradient(steps=100, restarts=20, seed=1, patience=0.3),
-        Bounding(patient(method("alpha-crown-all"), 0.5), Stand.ON_TOP),
-        Bounding(patient(method("lp-all"), 0.7), Stand.ON_TOP),
-    )
-)
-"""The plan that ``bourn verify`` follows, up to the barrier."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +126,7 @@ class _Case:
 
     number: int
     problem: Problem
-    refuted: dict[int, Refutation] = field(default_factory=dict)
+    refuted: dict[int, Refutation | SplitTree] = field(default_factory=dict)
     row_bounds: dict[Row, tuple[float, str]] = field(default_factory=dict)
     bounded_by: dict[Row, Prepared] = field(default_factory=dict)
     inner: dict[int, Interval] | None = None
@@ -175,6 +134,8 @@ class _Case:
     best_points: Tensor | None = None
     prepared: Prepared | None = None
     ceilings: dict[int, float] = field(default_factory=dict)
+    split_bounds: dict[int, tuple[float, str]] = field(default_factory=dict)
+    splitting: str = ""
 
     def __post_init__(self) -> None:
         """Rows without variables are known from the start, exactly."""
@@ -221,9 +182,14 @@ class _Run:
     def _work_on(self, case: _Case) -> bool:
         """Run the plan on one case; True if a counterexample was found."""
         for step in self.plan.steps:
-            if isinstance(step, Bounding):
-                self._bound(case, step)
-            elif self._attack(case, step):
+            match step:
+                case Bounding():
+                    self._bound(case, step)
+                case BranchAndBound():
+                    self._split(case, step)
+                case ProjectedGradient():
+                    self._attack(case, step)
+            if self.found is not None:
                 return True
             if not case.open:
                 return False
@@ -251,11 +217,26 @@ class _Run:
         if self.log is not None:
             self.log(step)
 
-    def _attack(self, case: _Case, attack: ProjectedGradient) -> bool:
+    def _split(self, case: _Case, step: BranchAndBound) -> None:
+        """Branch and bound, where it applies, on what is open."""
+        began, open_ = time.monotonic(), [k for k in case.open if case.problem.conjunctions[k].rows]
+        self.deadline.check()
+        if case.inner is None:
+            return
+        outcome = step.run(case.problem, open_, case.inner, lambda x: self._accept(case, x), self.deadline)
+        if outcome is None:
+            return
+        case.refuted.update(outcome.refuted)
+        for k, bound in outcome.bounds.items():
+            case.split_bounds[k] = max(case.split_bounds.get(k, (-math.inf, "")), (bound, step.name))
+        case.splitting = f"{step.name}: {outcome.subproblems} subproblems, {outcome.left} of them open"
+        self._done(step.name, began)
+
+    def _attack(self, case: _Case, attack: ProjectedGradient) -> None:
         began = time.monotonic()
         open_ = tuple(case.problem.conjunctions[k] for k in case.open)
         problem = replace(case.problem, specification=replace(case.problem.specification, conjunctions=open_))
-        found, best, points = attack.run(problem, lambda x: self._accept(case, x), self.deadline, self._likely_points(case))
+        _, best, points = attack.run(problem, lambda x: self._accept(case, x), self.deadline, self._likely_points(case))
         if not case.attained:
             case.attained = [math.inf] * len(case.problem.conjunctions)
             case.best_points = case.problem.box.middle.repeat(len(case.attained), *(1,) * len(case.problem.box.shape))
@@ -266,7 +247,6 @@ class _Run:
                 case.best_points[k] = point
         first = next(s for s in self.plan.steps if isinstance(s, ProjectedGradient))
         self._done("attack" if attack is first else "longer attack", began)
-        return found
 
     def _likely_points(self, case: _Case) -> Tensor | None:
         """The points at which the linear bounds of the open rows are least, and the best points met."""
@@ -337,6 +317,7 @@ class _Run:
             for k in case.open:
                 conjunction = case.problem.conjunctions[k]
                 known = [case.row_bounds[row] for row in conjunction.rows if row in case.row_bounds]
+                known += [case.split_bounds[k]] if k in case.split_bounds else []
                 bound, name = max(known, default=(-math.inf, "none"))
                 attained = case.attained[k] if case.attained else math.inf
                 lost = () if timed_out else self._losses(case, k)
@@ -352,6 +333,8 @@ class _Run:
             reason = f"{len(open_)} of {total} conjunctions open: {places[0]}"
         else:
             reason = f"{len(open_)} of {total} conjunctions neither refuted by any bound nor met by any attack"
+        split = next((case.splitting for case in self.cases if case.open and case.splitting), "")
+        reason += f"; {split}" if split else ""
         return Unknown(reason, timed_out, tuple(open_), places)
 
     def _unbounded(self, open_: list[OpenConjunction]) -> tuple[Unbounded, ...]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bourn.problem.problem import Case
 from bourn.problem.specification import Conjunction
+
+if TYPE_CHECKING:
+    from bourn.certificates.splits import SplitTree
 
 SEMANTICS_REAL = "real arithmetic, weights as stored"
 """What a proof speaks of: the network's function in exact real arithmetic, for the weights in the file."""
@@ -35,6 +39,8 @@ class Refutation:
 
 def refutes(conjunction: Conjunction, weights: tuple[float, ...], bound: float) -> bool:
     """Whether "the weighted sum of rows is at least ``bound``", a finite number, contradicts "all rows hold"."""
+    if not all(0 <= w < math.inf for w in weights):
+        return False
     strict = any(w > 0 and row.strict for w, row in zip(weights, conjunction.rows, strict=True))
     return any(w > 0 for w in weights) and bound < math.inf and (bound > 0 or (strict and bound >= 0))
 
@@ -76,7 +82,7 @@ def is_counterexample(case: Case, x: np.ndarray, y: np.ndarray) -> bool:
 class Verified:
     """No input of any case has a counterexample: one refutation for every conjunction of every case."""
 
-    refutations: tuple[tuple[Refutation, ...], ...]
+    refutations: tuple[tuple[Refutation | SplitTree, ...], ...]
     cases: tuple[Case, ...]
     semantics: str = SEMANTICS_REAL
 

@@ -31,7 +31,9 @@ class _Asked:
 @click.command(name="verify", short_help="Decide whether a network can violate a property.")
 @click.argument("files", nargs=-1, required=True, metavar="NET [PROP]")
 @click.option("--network", "networks", multiple=True, metavar="NAME=FILE", help="The standard's form: QUERY --network NAME=FILE.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Time limit, start-up included.")
+@click.option(
+    "--timeout", type=float, metavar="SECONDS", help="Time limit, start-up included; without one, splitting ends after 10 s."
+)
 @ball_options
 @click.option("--label", type=int, help="The class that the image is to keep; by default the one the network predicts.")
 @click.option("--result", type=click.Path(path_type=Path, dir_okay=False), help="Also write VNN-COMP's result file.")

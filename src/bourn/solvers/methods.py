@@ -312,7 +312,7 @@ class Outside:
 OUTSIDE: tuple[Outside, ...] = (
     Outside("MILP", "a binary variable for every unstable neuron", (papers.TJENG,), complete=True),
     Outside("SMT (Reluplex)", "case distinctions inside a simplex", (papers.KATZ,), complete=True),
-    Outside("Branch and bound", "splits neurons or inputs, relaxes every part", (papers.BUNEL,), complete=True),
+    Outside("Branch and bound", "splits neurons or inputs, relaxes every part", (papers.BUNEL,), True, "bourn verify"),
     Outside("Cutting planes", "constraints across neurons and layers", (papers.CUTS,)),
     Outside("k-ReLU, PRIMA", "hulls of several neurons at once", (papers.SINGH_K_RELU, papers.MUELLER)),
     Outside("Multi-input hulls", "a neuron's hull over all inputs of its affine map", (papers.ANDERSON, papers.TJANDRAATMADJA)),

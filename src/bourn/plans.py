@@ -1,0 +1,57 @@
+"""What verify tries, in order: attacks, methods of the table on various inner bounds, branch and bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from bourn.attacks.projected_gradient import ProjectedGradient
+from bourn.solvers.branch_and_bound import BranchAndBound
+from bourn.solvers.input_splitting import InputSplitting
+from bourn.solvers.methods import Method, method, patient
+from bourn.solvers.neuron_splitting import NeuronSplitting
+
+
+class Stand(Enum):
+    """Which inner bounds a method of a plan stands on."""
+
+    OWN = "its own"
+    BEST = "the best of all methods before it"
+    ON_TOP = "its own, begun from the best of all methods before it"
+
+
+@dataclass(frozen=True)
+class Bounding:
+    """One method of a plan."""
+
+    method: Method
+    stand: Stand = Stand.OWN
+
+    @property
+    def name(self) -> str:
+        return f"{self.method.name} on the best inner bounds" if self.stand is Stand.BEST else self.method.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is tried, in order, until every conjunction is decided."""
+
+    steps: tuple[ProjectedGradient | Bounding | BranchAndBound, ...]
+
+
+CHEAP_FIRST = Plan(
+    (
+        ProjectedGradient(steps=20, restarts=4, patience=0.3),
+        Bounding(method("ibp")),
+        Bounding(method("crown")),
+        Bounding(method("fast-lin")),
+        Bounding(method("crown"), Stand.BEST),
+        Bounding(method("alpha-crown"), Stand.BEST),
+        ProjectedGradient(steps=100, restarts=20, seed=1, patience=0.3),
+        BranchAndBound(InputSplitting(), share=0.6),
+        Bounding(patient(method("alpha-crown-all"), 0.5), Stand.ON_TOP),
+        BranchAndBound(NeuronSplitting()),
+        Bounding(patient(method("lp-all"), 0.7), Stand.ON_TOP),
+    )
+)
+"""The plan that ``bourn verify`` follows: cheap bounds, then splitting; LP-ALL where neither applies or time is left."""

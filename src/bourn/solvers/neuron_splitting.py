@@ -1,0 +1,265 @@
+"""Branch and bound on neurons: an unstable neuron is taken to be on one side of its kink, then on the other.
+
+Every subproblem is bounded by ascent on its multipliers, many in one batch on shared matrices, children beginning where their
+parent ended; whatever counts as refuted is stated anew in float64, with its rounding error, on the whole network.  After the split
+of an early neuron the bounds of later ones are tightened again, under all splits.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from bourn.certificates.evidence import refutes
+from bourn.certificates.splits import Leaf, Part, Split, SplitTree
+from bourn.deadline import Deadline
+from bourn.interval import Interval
+from bourn.problem.input_set import Box
+from bourn.problem.problem import Problem
+from bourn.program.branches import Multiplied, Parts, Shared
+from bourn.program.relaxed import start, with_bounds
+from bourn.relaxations.base import LineRule
+from bourn.solvers.base import output_rows
+from bourn.solvers.branching import BRANCHING_NEURONS, Scene
+from bourn.solvers.retightening import tighten
+from bourn.solvers.split_ascent import Climb
+from bourn.solvers.subproblems import Accept, Outcome, Path, WeightedRows, leaf, try_points
+
+METHOD = "dual ascent with multipliers for splits"
+
+
+@dataclass(frozen=True)
+class NeuronSplitting:
+    """At most ``batch`` subproblems at a time, as many as take about ``seconds``, the worst bounds first.
+
+    ``rule``: which neuron is split (:data:`BRANCHING_NEURONS`); ``ahead``: of so many of the highest scores both children are
+    bounded without ascent, and the neuron whose worse child is best is split.  ``climb`` is the ascent on a subproblem,
+    ``again`` that on inner bounds after a split (no steps: none), ``root`` the first one.  ``memory``: bytes for open
+    subproblems; beyond them the newest come first, which keeps their number down.
+    """
+
+    batch: int = 128
+    seconds: float = 0.5
+    rule: str = "early"
+    ahead: int = 1
+    root: Climb = field(default=Climb(steps=60, decay=0.96))
+    climb: Climb = field(default=Climb())
+    again: Climb = field(default=Climb(steps=8))
+    memory: int = 1 << 30
+
+    def run(
+        self,
+        problem: Problem,
+        open_: list[int],
+        inner: Mapping[int, Interval],
+        accept: Accept,
+        deadline: Deadline,
+        most: float = math.inf,
+    ) -> Outcome:
+        """Decide the conjunctions numbered ``open_`` of a problem from implied bounds ``inner``.
+
+        Ends out of time, after ``most`` subproblems, or when all is decided.  Raises ValueError where the network has unstable
+        neurons that are not split.
+        """
+        run = _Run(self, problem, open_, inner, accept, deadline)
+        found = run.loop(most)
+        bounds = {k: run.bound(k) for k in open_ if run.left(k)}
+        refuted = {
+            k: SplitTree(problem.conjunctions[k], tuple(run.leaves[k])) for k in open_ if k not in bounds and not found
+        }
+        return Outcome(refuted, bounds, run.done, len(run.everything()), run.stopped, found)
+
+
+@dataclass(eq=False)
+class _Part:
+    """An open subproblem: bounds (1, N), of every open conjunction its multipliers and value, a bound that was stated; its path."""
+
+    parts: Parts
+    path: Path
+    chosen: dict[int, Multiplied]
+    values: dict[int, float]
+    stated: dict[int, float]
+
+
+class _Run:
+    """One tree for all conjunctions: what is open, and the leaves so far."""
+
+    def __init__(
+        self,
+        how: NeuronSplitting,
+        problem: Problem,
+        open_: list[int],
+        inner: Mapping[int, Interval],
+        accept: Accept,
+        deadline: Deadline,
+    ) -> None:
+        self.how, self.problem, self.accept, self.deadline = how, problem, accept, deadline
+        program = start(problem.network, problem.box, LineRule.AREA)
+        for z in problem.network.pre_activations:
+            program = with_bounds(program, z, inner[z])
+        distinct = list(dict.fromkeys(row for k in open_ for row in problem.conjunctions[k].rows))
+        self.rows = WeightedRows.of(problem, distinct)
+        self.groups = {k: [distinct.index(row) for row in problem.conjunctions[k].rows] for k in open_}
+        self.shared = Shared(program, output_rows(problem.network, self.rows.objectives), self.rows.objectives.constant)
+        self.layer = torch.zeros(self.shared.count, dtype=torch.int64)
+        for number, own in enumerate(self.shared.place.values()):
+            self.layer[own] = number
+        self.heap: list[tuple[float, int, _Part]] = []
+        self.counter = itertools.count()
+        self.leaves: dict[int, list[Leaf]] = {k: [] for k in open_}
+        self.stuck: list[_Part] = []
+        self.points: list[Tensor] = []
+        self.done, self.stopped, self.newest_first = 0, "", False
+
+    def everything(self) -> list[_Part]:
+        """All open subproblems."""
+        return [*(part for _, _, part in self.heap), *self.stuck]
+
+    def left(self, k: int) -> bool:
+        return any(k in part.stated for part in self.everything())
+
+    def bound(self, k: int) -> float:
+        """A lower bound of a conjunction over everything that is open."""
+        return min(part.stated[k] for part in self.everything() if k in part.stated)
+
+    def loop(self, most: float) -> bool:
+        """Split until nothing is open or a limit is reached; True if a counterexample was found."""
+        parts = self.shared.root()
+        root = _Part(parts, Path(), {}, dict.fromkeys(self.groups, -math.inf), dict.fromkeys(self.groups, -math.inf))
+        for k, group in self.groups.items():
+            weights = torch.zeros(1, len(self.rows), device=parts.lower.device)
+            weights[0, group] = 1.0 / len(group)
+            root.chosen[k] = self.shared.begin(parts, weights)
+        if self._bound([root], self.how.root):
+            return True
+        size, batch = 32 * max(1, self.shared.count), 1
+        while self.heap:
+            if self.deadline.left <= 0 or self.done >= most:
+                self.stopped = "out of time" if self.deadline.left <= 0 else f"after {self.done} subproblems"
+                return False
+            if not self.newest_first and len(self.heap) * size > self.how.memory:
+                self.newest_first = True
+                self.heap = [(-float(n), n, part) for _, n, part in self.heap]
+                heapq.heapify(self.heap)
+            own = [heapq.heappop(self.heap)[2] for _ in range(min(batch, len(self.heap)))]
+            began = time.monotonic()
+            if self._branch(own):
+                return True
+            took = time.monotonic() - began
+            batch = max(1, min(self.how.batch, 2 * batch, int(len(own) * self.how.seconds / max(took, 1e-6))))
+        if self.stuck:
+            self.stopped = "subproblems without an unstable neuron that no bound refutes"
+        return False
+
+    def _branch(self, batch: list[_Part]) -> bool:
+        """Split every subproblem of a batch in two and bound the halves."""
+        parts = _joined([p.parts for p in batch])
+        worst = [min(p.values, key=p.values.__getitem__) for p in batch]
+        neurons = self._neurons(parts, _together([p.chosen[k] for p, k in zip(batch, worst, strict=True)]))
+        halves = _joined([parts.split(neurons, -1), parts.split(neurons, 1)])
+        if self.how.again.steps:
+            halves = tighten(self.shared, halves, self.layer[neurons].repeat(2), self.how.again, self.deadline)
+        children = []
+        for i, (part, own, neuron) in enumerate(
+            (part, own, neuron) for part in Part for own, neuron in zip(batch, neurons.tolist(), strict=True)
+        ):
+            z, entry = self.shared.name(neuron)
+            path = own.path.then(Split(self.problem.network.nodes[z].name, entry, 0.0, part))
+            children.append(_Part(halves[i : i + 1], path, dict(own.chosen), dict(own.values), dict(own.stated)))
+        return self._bound(children, self.how.climb)
+
+    def _neurons(self, parts: Parts, chosen: Multiplied) -> Tensor:
+        """Which neuron (B,) every subproblem is split at."""
+        own = self.shared
+        found = own.evaluate(parts, chosen)
+        assert found.z is not None
+        lower, upper = parts.lower.to(torch.float32), parts.upper.to(torch.float32)
+        scene = Scene(lower, upper, found.row, found.z, parts.open, own.slope, chosen.alpha, own.outgoing, own.layer)
+        scores = BRANCHING_NEURONS[self.how.rule](scene).masked_fill(~parts.open, -1.0)
+        count = min(self.how.ahead, scores.shape[1])
+        if count < 2:
+            return scores.argmax(1)
+        best, neurons = scores.topk(count, 1)
+        worse = []
+        for i in range(count):
+            halves = [parts.split(neurons[:, i], side) for side in (-1, 1)]
+            pair = torch.stack([own.evaluate(half, chosen, gradient=False).value for half in halves]).clamp(max=0)
+            worse.append((pair.amin(0) + 0.05 * pair.amax(0)).masked_fill(best[:, i] < 0, -math.inf))
+        return neurons.gather(1, torch.stack(worse, 1).argmax(1, keepdim=True))[:, 0]
+
+    def _bound(self, children: list[_Part], climb: Climb) -> bool:
+        """Bound subproblems; close what is refuted, keep the others; True if a counterexample was found."""
+        self.done += len(children)
+        pairs = [(child, k) for child in children for k in child.chosen]
+        parts = _joined([child.parts for child, _ in pairs])
+        chosen, value, x = climb.run(self.shared, parts, _together([child.chosen[k] for child, k in pairs]), self.deadline)
+        bounds = torch.full_like(value, -math.inf, dtype=torch.float64)
+        root = children[0].path.split is None
+        for some in torch.split(torch.nonzero((value > 0) | root)[:, 0], 128):
+            if len(some):
+                bounds[some] = self._state(parts[some], chosen[some])
+        weights = chosen.weights.to(torch.float64)
+        for i, (child, k) in enumerate(pairs):
+            bound, own = max(float(bounds[i]), child.stated[k]), weights[i, self.groups[k]]
+            child.stated[k], child.values[k], child.chosen[k] = bound, min(float(value[i]), 0.0), chosen[i : i + 1]
+            if refutes(self.problem.conjunctions[k], tuple(own.tolist()), float(bounds[i])):
+                self._close(child, k, own, float(bounds[i]), METHOD)
+        for child in children:
+            if not child.chosen:
+                continue
+            if bool(child.parts.open.any()) or self.deadline.left <= 0:
+                number = next(self.counter)
+                heapq.heappush(self.heap, (-float(number) if self.newest_first else min(child.values.values()), number, child))
+            elif not self._exact(child):
+                self.stuck.append(child)
+        worst = value.argsort()[:32]
+        worst = worst[value[worst] <= 0]
+        tried = torch.cat([x[worst].to(torch.float64), *self.points]).reshape(-1, *self.problem.box.shape)
+        self.points.clear()
+        points = self.problem.box.project(tried)
+        return bool(len(points)) and try_points(self.rows, list(self.groups.values()), points, self.accept)
+
+    def _close(self, child: _Part, k: int, weights: Tensor, bound: float, method: str) -> None:
+        self.leaves[k].append(leaf(child.path, weights, bound, method))
+        del child.chosen[k], child.values[k], child.stated[k]
+
+    def _state(self, parts: Parts, chosen: Multiplied) -> Tensor:
+        """Lower bounds (B,) on the whole network, valid in exact arithmetic."""
+        program = self.shared.relaxed(parts)
+        return self.rows.state(program, chosen.weights.to(torch.float64), self.shared.multipliers(program, parts, chosen))
+
+    def _exact(self, child: _Part) -> bool:
+        """A subproblem without unstable neurons is a linear program; whether that closes it or its point is accepted."""
+        from bourn.solvers.leaf_program import PRICES, solve
+
+        box = self.problem.box
+        if not isinstance(box, Box):
+            return False
+        for price in PRICES:
+            for k in list(child.chosen):
+                found = solve(self.shared, child.parts, box, self.groups[k], price)
+                if found is None:
+                    continue
+                chosen, x = found
+                bound, own = float(self._state(child.parts, chosen)), chosen.weights[0, self.groups[k]]
+                child.stated[k] = max(bound, child.stated[k])
+                if refutes(self.problem.conjunctions[k], tuple(own.tolist()), bound):
+                    self._close(child, k, own, bound, "LP")
+                else:
+                    self.points.append(x)
+        return not child.chosen
+
+
+def _joined(parts: list[Parts]) -> Parts:
+    return Parts(*(torch.cat(ts) for ts in zip(*((p.lower, p.upper, p.side) for p in parts), strict=True)))
+
+
+def _together(chosen: list[Multiplied]) -> Multiplied:
+    return Multiplied(*(torch.cat(ts) for ts in zip(*((c.alpha, c.beta, c.weights) for c in chosen), strict=True)))
