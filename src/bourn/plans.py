@@ -29,7 +29,9 @@ class Bounding:
 
     @property
     def name(self) -> str:
-        return f"{self.method.name} on the best inner bounds" if self.stand is Stand.BEST else self.method.name
+        """The method's name, on what it stands and whom it trusts."""
+        name = f"{self.method.name}, trusting {self.method.trusts}" if self.method.trusts else self.method.name
+        return f"{name} on the best inner bounds" if self.stand is Stand.BEST else name
 
 
 @dataclass(frozen=True)

@@ -277,6 +277,8 @@ class _Run:
                 if row not in case.row_bounds or bound > case.row_bounds[row][0]:
                     case.row_bounds[row] = (bound, step.name)
                     case.bounded_by[row] = prepared
+            if any(self._accept(case, x) for x in prepared.candidates()):
+                return
             self._bound_entries(case, rows, step.name)
         for k in case.open:
             refutation = self._by_one_row(case, problem.conjunctions[k]) or self._by_rows_together(case, prepared, k, step.name)

@@ -126,7 +126,8 @@ def _save(found: Bounds, file: Path) -> None:
 
 
 def _print(found: Bounds, batch: int) -> None:
-    click.echo(f"{found.method.title} over {plural(batch, 'input set', 'input sets')}: {found.seconds:.3f} s", err=True)
+    trusted = f"; what follows holds if {found.method.trusts} is right" if found.method.trusts else ""
+    click.echo(f"{found.method.title} over {plural(batch, 'input set', 'input sets')}: {found.seconds:.3f} s{trusted}", err=True)
     for name, z in found.nodes.items():
         click.echo(f"{name} {list(z.shape[1:])}")
         for line in _lines(z):

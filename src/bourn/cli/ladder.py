@@ -38,7 +38,7 @@ class Asked:
 @click.argument("prop", required=False)
 @balls_options
 @click.option("--label", type=int, help="The class that the image is to keep; by default the one the network predicts.")
-@click.option("--method", "-m", "names", multiple=True, help="Only these methods; by default all of 'bourn methods'.")
+@click.option("--method", "-m", "names", multiple=True, help="Only these methods; by default all of the class.")
 @click.option("--bracket", is_flag=True, help="Also prove what the barrier is at most, which no layer-wise method exceeds.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw it too: a .png or .svg file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
@@ -132,7 +132,7 @@ def table(title: str, ladder: Ladder) -> list[str]:
         if rung.method.name == "lp-all" and rung.finished and not rung.optimal:
             marks.append("short of the barrier")
         if rung.value > 0:
-            marks.append("proved")
+            marks.append(f"proved, if {rung.method.trusts} is right" if rung.method.trusts else "proved")
         own = f"{rung.method.name:{width}}  {value}  {rung.seconds:7.3f} s  {rung.lps or '':>6}  {scale.bar(rung.value)}"
         lines.append(f"{own}  {', '.join(marks)}".rstrip())
     if math.isfinite(ladder.ceiling):
@@ -187,6 +187,7 @@ def _as_data(asked: Asked, ladder: Ladder) -> dict[str, Any]:
             "linear_programs": r.lps,
             "refuted": r.refuted,
             "finished": r.finished,
+            "trusts": r.method.trusts or None,
         }
         for r in ladder.rungs
     ]

@@ -23,6 +23,7 @@ _STARTED = time.monotonic()
 _COMMANDS = {
     "bound": "bourn.cli.bound",
     "check": "bourn.cli.check",
+    "compete": "bourn.cli.compete",
     "duality": "bourn.cli.duality",
     "ladder": "bourn.cli.ladder",
     "methods": "bourn.cli.methods",

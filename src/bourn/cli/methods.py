@@ -45,15 +45,18 @@ def _print_table() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from bourn.solvers.methods import METHODS
+    from bourn.solvers.methods import BEYOND, METHODS
 
-    table = Table(title="Methods, from cheap to dear: all sound, none complete", show_lines=True)
-    for heading in ("name", "relaxation"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("solved by", min_width=17)
-    for heading in ("inner bounds", "source"):
-        table.add_column(heading, overflow="fold")
-    for m in METHODS:
-        other = f"\n({', '.join(m.aliases)})" if m.aliases else ""
-        table.add_row(f"[bold]{m.name}[/bold]{other}", m.relaxation, m.solved_by, m.inner_bounds, m.source)
-    Console().print(table)
+    beyond = "Outside the class, beyond its barrier: sound if what is trusted is right"
+    for title, methods in (("Methods, from cheap to dear: all sound, none complete", METHODS), (beyond, BEYOND)):
+        table = Table(title=title, show_lines=True)
+        for heading in ("name", "relaxation"):
+            table.add_column(heading, overflow="fold")
+        table.add_column("solved by", min_width=17)
+        for heading in ("inner bounds", "source"):
+            table.add_column(heading, overflow="fold")
+        for m in methods:
+            other = f"\n({', '.join(m.aliases)})" if m.aliases else ""
+            trusted = f"\ntrusted: {m.trusts}" if m.trusts else ""
+            table.add_row(f"[bold]{m.name}[/bold]{other}", m.relaxation, m.solved_by + trusted, m.inner_bounds, m.source)
+        Console().print(table)

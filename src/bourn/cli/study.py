@@ -78,6 +78,7 @@ _study(
     _RADII,
     click.option("--cascade/--no-cascade", default=None, help="Let cheaper methods and the attack decide what they can first."),
     click.option("--bracket/--no-bracket", default=None, help="Show which images lie beyond every layer-wise method."),
+    click.option("--limit", type=float, metavar="SECONDS", help="For milp: seconds for each image.  [default: 60]"),
     help="For how many images does a method prove that the class stays on the ball of a given radius?",
 )
 _study(
@@ -199,7 +200,7 @@ def _override(data: dict[str, Any], flags: dict[str, Any]) -> None:
         data["clip"] = False if flags["no_clip"] else list(flags["clip"])
     if flags["methods"]:
         data["methods"] = list(flags["methods"])
-    data.update({key: flags[key] for key in ("cascade", "bracket", "precision", "losses") if flags.get(key) is not None})
+    data.update({key: flags[key] for key in ("cascade", "bracket", "limit", "precision", "losses") if flags.get(key) is not None})
 
 
 def _network(text: str) -> dict[str, Any]:

@@ -47,13 +47,13 @@ class Content:
 
     def add(self, record: Record) -> None:
         """Take in one answer; of a kind of study that the page does not know only its time and number."""
+        self.counts[record.task["study"]] += 1
+        self.seconds += record.seconds
+        if record.task["study"] not in STUDIES:
+            return
         record = replace(record, task=self._named(record.task))
         task = record.task
-        self.counts[task["study"]] += 1
         self.networks[task["network"]] = task["mode"]
-        self.seconds += record.seconds
-        if task["study"] not in STUDIES:
-            return
         self._by_study[task["study"]](record)
         self.times.add(record)
         self.stories.add(record)

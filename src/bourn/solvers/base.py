@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
@@ -31,14 +31,19 @@ class Status(Enum):
     CLOSED_FORM = "closed form"
     OPTIMAL = "optimal"
     STOPPED = "stopped at a limit"
+    RELAXED = "optimal for a relaxation of the question"
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """Lower bounds of objectives: ``bound`` (B, M), valid in exact arithmetic, -inf where none was found."""
+    """Lower bounds of objectives: ``bound`` (B, M), valid in exact arithmetic, -inf where none was found.
+
+    ``trusts``: the program on whose word that rests; empty where bourn proves it by itself.
+    """
 
     bound: Tensor
     status: Status
+    trusts: str = ""
 
     def __post_init__(self) -> None:
         if bool(self.bound.isnan().any()):
@@ -64,6 +69,9 @@ class Prepared(ABC):
     def minimise(self, objectives: Objectives, enough: float = math.inf) -> Solution:
         """Lower bounds (B, M) of objectives on the output and the input; one above ``enough`` need not be improved."""
 
+    def candidates(self) -> Sequence[Tensor]:
+        """Inputs (*input_shape) met on the way that may be counterexamples; to be replayed, of a batch of one."""
+        return ()
 
     def trace(self, objectives: Objectives, keep: Container[int]) -> tuple[RelaxedProgram, RowBounds] | None:
         """The program and the rows on the nodes ``keep`` that the bounds of objectives come from; None if none do."""
@@ -82,6 +90,9 @@ class Solver(ABC):
 
     solved_by: ClassVar[str]
     """How the relaxed problem is solved, in the words of the table of methods."""
+
+    trusts: ClassVar[str] = ""
+    """The program on whose word its bounds rest; empty where bourn proves them by itself."""
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)

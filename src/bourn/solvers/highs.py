@@ -25,6 +25,13 @@ _MOST_CUTS = 30
 _Highs: Any = getattr(highspy, "_Highs", highspy.Highs)
 
 
+def new_highs() -> Any:
+    """A HiGHS that says nothing."""
+    found = _Highs()
+    found.setOptionValue("output_flag", False)
+    return found
+
+
 class Model:
     """One HiGHS model of the part of a program that some rows depend on; only the objective changes."""
 
@@ -61,6 +68,7 @@ class Model:
         limits.append(lp.half_spaces.limits)
         self._equalities = sum(len(r) for r in right)
         self._cuts = any(e.hull is not None for e in lp.entries)
+        self.count = lp.count
         # A line that is met by less than the tolerance would be found again and again.
         self._tolerance = min((t for t in (tolerance, 1e-9 if self._cuts else None) if t is not None), default=None)
         matrix = sparse.vstack([*equal, *most], format="csr")[:, self._columns]
@@ -79,9 +87,9 @@ class Model:
         model.row_upper_ = np.concatenate([right, limits])
         model.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
         model.a_matrix_.start_, model.a_matrix_.index_, model.a_matrix_.value_ = matrix.indptr, matrix.indices, matrix.data
-        self._highs = _Highs()
+        self._highs = new_highs()
         # Measured: the dual simplex without presolve, warm, beats the primal fourfold and presolve tenfold.
-        options = [("output_flag", False), ("threads", 1), ("presolve", "off"), ("solver", "simplex"), ("simplex_strategy", 1)]
+        options = [("threads", 1), ("presolve", "off"), ("solver", "simplex"), ("simplex_strategy", 1)]
         if self._tolerance is not None:
             options += [("primal_feasibility_tolerance", self._tolerance)]
         for option, value in options:
@@ -158,10 +166,39 @@ class Model:
 
     def point(self) -> np.ndarray:
         """The columns of the program at the last objective's solution; 0 where it has none or does not depend on them."""
-        found, values = np.zeros(self._lp.count), np.array(self._highs.getSolution().col_value)
+        return self.spread(np.array(self._highs.getSolution().col_value))
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Values of the model's columns, and of more behind them, as values of the program's; 0 where there are none."""
+        found = np.zeros(self._lp.count)
         if len(values) >= len(self._columns):
             found[self._columns] = np.nan_to_num(values[: len(self._columns)])
         return found
+
+    def places(self, columns: np.ndarray) -> np.ndarray:
+        """Where columns of the program are in the model."""
+        found: np.ndarray = self._renumber[columns]
+        return found
+
+    @property
+    def columns(self) -> np.ndarray:
+        """The program's columns that the model has."""
+        return self._columns
+
+    @property
+    def masks(self) -> list[np.ndarray]:
+        """Which entries of each node it has."""
+        return self._masks
+
+    @property
+    def cut(self) -> bool:
+        """Whether it grows by cuts while objectives are minimised."""
+        return self._cuts or self._lp.sphere is not None
+
+    @property
+    def linear(self) -> Any:
+        """HiGHS's own copy of it, with the cuts so far."""
+        return self._highs.getLp()
 
     def multipliers(self) -> Iterator[tuple[int, np.ndarray, list[np.ndarray]]]:
         """(node, mask of its free entries, their multipliers, one array an input) of the last objective; 0 where HiGHS has none."""

@@ -45,6 +45,10 @@ class LinearPrograms:
                 except ValueError:
                     self._lps[b] = None
 
+    def single(self, problem: int) -> tuple[SparseProgram | None, RelaxedProgram]:
+        """The LP of one problem, where it has one, and its relaxed program, a batch of one."""
+        return self._lps[problem], self._single[problem]
+
     def entries(self, node: int, known: Interval, wanted: Tensor, deadline: Deadline) -> Interval:
         """Bounds of a node's entries, by LP where ``wanted``; never worse than those ``known``."""
         lower, upper = known.lower.clone(), known.upper.clone()

@@ -2,7 +2,8 @@
 
 An image goes through stages, from the cheapest on, until one decides it: a wrong prediction, a bound above 0 for every margin,
 an attack that succeeds.  With a cascade other methods and the attack come before LP-ALL, whose verdict theirs imply; before
-any other method nothing but the prediction comes, for no other method is at least as good as all that could precede it.
+any other method of the class nothing but the prediction comes, for none is at least as good as all that could precede it.  Before
+a MILP come the same and LP-ALL; it has an upper and a lower value, for its solutions are points that an attack might have found.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bourn.deadline import Deadline, OutOfTime
 from bourn.formats.model import Model
 from bourn.interval import Interval
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Objectives
 from bourn.solvers.bracket import InnerProgram, ceilings
-from bourn.solvers.methods import ASCENT, BARRIER, method
+from bourn.solvers.methods import ASCENT, BARRIER, MILP, method
+from bourn.solvers.milp import Searching
 from bourn.studies.descent import descend
 from bourn.studies.description import ATTACK, AttackEntry, Description
 from bourn.studies.jobs import Found, Job, Kind, Round, Task, at_once, clock, finite, input_sets, margins_of
@@ -37,7 +40,8 @@ _Bounds = Mapping[int, Interval]
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """Images that are still open, and what is asked of them; ``outer``: the best pre-activation bounds of each, if known."""
+    """Images that are still open, and what is asked of them; ``outer``: the best pre-activation bounds of each, if known;
+    ``limit``: seconds of a MILP."""
 
     graph: Graph
     images: Tensor
@@ -47,6 +51,7 @@ class _Batch:
     attack: AttackEntry
     name: str
     outer: Sequence[_Bounds]
+    limit: float
 
 
 class AdversarialError(Kind):
@@ -56,10 +61,12 @@ class AdversarialError(Kind):
 
     def questions(self, description: Description) -> Iterable[tuple[str, Mapping[str, Any]]]:
         for name in description.methods:
-            cascade = [c for c in description.cascade if c != name] if name == BARRIER else []
+            cascade = [c for c in description.cascade if c != name] if name in (BARRIER, MILP) else []
+            cascade += [BARRIER] if cascade and name == MILP else []
             attack = {"attack": asdict(description.attack)} if ATTACK in (*cascade, name) else {}
             bracket = {"bracket": description.bracket} if name == BARRIER else {}
-            yield name, {"cascade": cascade, **attack, **bracket}
+            limit = {"limit": description.limit} if name == MILP else {}
+            yield name, {"cascade": cascade, **attack, **bracket, **limit}
 
     def rounds(self, task: Task, neurons: int) -> tuple[Round, ...]:
         own = task["method"]
@@ -118,7 +125,9 @@ def _run(stage: str, job: Job, graph: Graph, images: Tensor, states: list[_State
         margins = margins_of((job.tasks[i] for i in which), graph)
         attack = AttackEntry(**task["options"].get("attack", {}))
         outer = [states[i].outer for i in which]
-        batch = _Batch(graph, images[which], balls, margins, task["radius"], attack, stage, outer)
+        batch = _Batch(
+            graph, images[which], balls, margins, task["radius"], attack, stage, outer, task["options"].get("limit", 0.0)
+        )
         found = _STAGES.get(stage, _by_method)(batch)
     for i, one in zip(which, found, strict=True):
         states[i].outer = one.pop("outer", states[i].outer)
@@ -152,6 +161,27 @@ def _by_method(batch: _Batch) -> list[dict[str, Any]]:
     return found
 
 
+def _by_search(batch: _Batch) -> list[dict[str, Any]]:
+    """Certified where every margin's dual bound is above 0, attacked at a solution where one is at most 0; else open.
+
+    On LP-ALL's pre-activation bounds where these are known.
+    """
+    found: list[dict[str, Any]] = []
+    for i, outer in enumerate(batch.outer):
+        one, deadline = slice(i, i + 1), Deadline(batch.limit)
+        try:
+            prepared = method(MILP).prepare(batch.graph, batch.balls[one], inner=outer or None, deadline=deadline)
+            assert isinstance(prepared, Searching)
+            met = prepared.extremes(batch.margins.take(one), 0.0, 0.0)
+        except OutOfTime:
+            found.append({"outcome": None})
+            continue
+        bound, value = float(met.solution.bound.min()), float(met.values.min())
+        outcome = "attacked" if value <= 0 else "certified" if bound > 0 else None
+        found.append({"outcome": outcome, "bound": finite(bound), "attained": finite(value), "trusts": met.solution.trusts})
+    return found
+
+
 def _by_points(batch: _Batch) -> list[dict[str, Any]]:
     """As :func:`_by_ceiling`, by points in closed form alone."""
     found = []
@@ -177,6 +207,7 @@ def _by_ceiling(batch: _Batch) -> list[dict[str, Any]]:
 _STAGES: dict[str, Callable[[_Batch], list[dict[str, Any]]]] = {
     _PREDICTION: _by_prediction,
     ATTACK: _by_attack,
+    MILP: _by_search,
     _POINTS: _by_points,
     _CEILING: _by_ceiling,
 }

@@ -99,9 +99,10 @@ class Description:
     """A study: one kind of question about every image, network, radius and method.
 
     ``clip``: the range of every entry of an input, or None; ``cascade``: the methods, and "pgd", that may decide an image before
-    LP-ALL does, cheapest first; ``precision``: of minimum-distortion's radii, relative, by method where they differ ("" for the
+    LP-ALL or a MILP does, cheapest first;
+    ``precision``: of minimum-distortion's radii, relative, by method where they differ ("" for the
     others); ``losses``: whether ladders are to say where bounds are lost; ``bracket``: whether it is to be shown for images that
-    LP-ALL leaves open that they lie beyond every layer-wise method.
+    LP-ALL leaves open that they lie beyond every layer-wise method; ``limit``: seconds of a MILP for each image.
 
     Defaults are those of Salman et al. 2019: errors on balls clipped to [0, 1] with the labels given, distortions without clip
     and with the predictions for labels.
@@ -118,6 +119,7 @@ class Description:
     precision: Mapping[str, float] = field(default_factory=lambda: {"": 1e-3})
     losses: bool = True
     bracket: bool = True
+    limit: float = 60.0
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -132,6 +134,7 @@ class Description:
             _check(bool(network.radii) == needs_radii, f"network {network.name!r}: {_RADII[needs_radii]}")
         if self.clip is not None:
             _check(self.clip[0] <= self.clip[1], f"clip = {list(self.clip)}: the first number must be at most the second")
+        _check(0 < self.limit < math.inf, f"limit = {self.limit}: it must be above 0 and finite")
         for stated in self.precision.values():
             _check(0 < stated < 1, f"precision = {stated}: it must be between 0 and 1")
 
@@ -199,6 +202,7 @@ class _Reading:
             _precision(data.get("precision", 1e-3)),
             _switch(data, "losses", True),
             _switch(data, "bracket", True),
+            float(_number(data, "limit", float, 60.0)),
         )
 
     def network(self, entry: Mapping[str, Any], number: int) -> NetworkEntry:

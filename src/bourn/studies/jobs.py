@@ -20,6 +20,7 @@ from bourn.problem.input_set import Box, linf_ball
 from bourn.problem.problem import Objectives, label_margins
 from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.methods import method
+from bourn.solvers.milp import Milp
 from bourn.solvers.simplex import Simplex
 from bourn.studies.description import Description
 
@@ -121,7 +122,7 @@ def _model(data: bytes, device: str) -> Model:
 def at_once(name: str, neurons: int) -> int:
     """How many images of a network with so many neurons a method is given at once."""
     solvers = (method(name).solver, method(name).inner)
-    if any(isinstance(s, Simplex) for s in solvers):
+    if any(isinstance(s, Simplex | Milp) for s in solvers):
         return 1
     most = max(1, min(_MOST, _NEURONS // max(1, neurons)))
     return max(1, most // 10) if any(isinstance(s, DualAscent) for s in solvers) else most

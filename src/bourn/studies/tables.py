@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bourn.solvers.methods import MILP
+from bourn.studies.competition import ANSWERS, COMPETITION, Answer
 from bourn.studies.description import ATTACK
 from bourn.studies.store import Record, Store
 
@@ -77,6 +79,8 @@ def as_json(found: Sequence[Table]) -> str:
 
 
 def _group(task: Mapping[str, Any]) -> str:
+    if "benchmark" in task:
+        return str(task["benchmark"])
     return json.dumps([task[name] for name in ("network", "network_hash", "mode", "radius", "clip")])
 
 
@@ -107,7 +111,9 @@ def _errors(records: Sequence[Record]) -> Row:
             # What comes first in a cascade sees every image but the wrong ones, so its own figure can be told.
             row[f"{first} %"] = _percent(own, lambda r, first=first: r.result["decided_by"] != first)  # type: ignore[misc]
         if ATTACK in (*own[0].task["options"]["cascade"], own[0].task["method"]):
-            row[f"{ATTACK} %"] = _percent(own, lambda r: _outcome(r) in ("wrong", "attacked"))
+            row[f"{ATTACK} %"] = _percent(own, lambda r: _outcome(r) in ("wrong", "attacked") and r.result["decided_by"] != MILP)
+        if own[0].task["method"] == MILP:
+            row[f"{name} lower %"] = _percent(own, lambda r: _outcome(r) in ("wrong", "attacked"))
         if own[0].task["method"] != ATTACK:
             row[f"{name} %"] = _percent(own, lambda r: _outcome(r) != "certified")
     outcomes: dict[int, set[str]] = {}
@@ -147,10 +153,23 @@ def _ladders(records: Sequence[Record]) -> Row:
     return {**row, "seconds": round(sum(r.seconds for r in records), 2)}
 
 
+def _competitions(records: Sequence[Record]) -> Row:
+    return competition_row(records[0].task["benchmark"], [Answer(**r.result) for r in records])
+
+
+def competition_row(benchmark: str, answers: Sequence[Answer]) -> Row:
+    """How often each answer was given in a benchmark, and the seconds of whole processes."""
+    counts = {result: sum(a.result == result for a in answers) for result in ANSWERS}
+    seconds = [a.seconds for a in answers]
+    solved, mean = counts["sat"] + counts["unsat"], round(statistics.fmean(seconds), 3)
+    return {"benchmark": benchmark, "instances": len(answers), **counts, "solved": solved, "mean s": mean, "max s": max(seconds)}
+
+
 _ROWS: dict[str, Callable[[Sequence[Record]], Row]] = {
     "adversarial-error": _errors,
     "minimum-distortion": _distortions,
     "ladder": _ladders,
+    COMPETITION: _competitions,
 }
 
 
