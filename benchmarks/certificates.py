@@ -1,8 +1,7 @@
 """Certificates of VNN-COMP instances that bourn decides: which check, how long that takes, and how large they are.
 
-Data: ``vnncomp2022`` under ``$BOURN_DATA``.
-One instance after the other in this process, so that imports are in no time; times are the processor's
-(OMP_NUM_THREADS=1).
+Data: ``vnncomp2022`` under ``$BOURN_DATA``.  One instance after the other in this process, so that imports are in no
+time; times are the processor's (OMP_NUM_THREADS=1).
 
     python benchmarks/certificates.py --only mnist_fc --timeout 20
     python benchmarks/certificates.py --only rl_benchmarks --every 10 --arithmetic ball
@@ -44,11 +43,10 @@ def main() -> int:
     """Measure, print a line for each instance to stderr and the table to stdout."""
     arguments = _arguments()
     measured: dict[str, list[Measured]] = {}
-    asked = read_instances(sorted(arguments.folder.glob("*/instances.csv")))
-    for number, instance in enumerate(i for i in asked if not arguments.only or i.benchmark in arguments.only):
+    for number, instance in enumerate(read_instances(_files(arguments.folder, arguments.only))):
         if number % arguments.every:
             continue
-        found = _measure(instance, arguments.timeout, arguments.arithmetic)
+        found = _measure(arguments.folder, instance, arguments.timeout, arguments.arithmetic)
         print(f"{instance.onnx} {instance.vnnlib}: {found}", file=sys.stderr, flush=True)
         measured.setdefault(instance.benchmark, []).append(found)
     print(f"bourn verify with {arguments.timeout:g} s, bourn check --arithmetic {arguments.arithmetic}; {machine()}")
@@ -73,8 +71,8 @@ def _medians(done: list[Measured]) -> str:
     return " | ".join(f"{statistics.median(c):.2f}" for c in columns)
 
 
-def _measure(instance: Instance, timeout: float, arithmetic: str) -> Measured:
-    network, specification = (instance.path(name) for name in (instance.onnx, instance.vnnlib))
+def _measure(folder: Path, instance: Instance, timeout: float, arithmetic: str) -> Measured:
+    network, specification = (_file(folder / instance.benchmark / name) for name in (instance.onnx, instance.vnnlib))
     began = time.process_time()
     result = bourn.verify(network, specification, timeout=timeout)
     solved = time.process_time()
@@ -94,6 +92,14 @@ def _measure(instance: Instance, timeout: float, arithmetic: str) -> Measured:
             failed = f"{instance.onnx} {instance.vnnlib}: {error}"
         size = proof.stat().st_size
         return Measured(result.status, solved - began, written - solved, time.process_time() - written, size, failed=failed)
+
+
+def _files(folder: Path, only: list[str] | None) -> list[Path]:
+    return [path for path in sorted(folder.glob("*/instances.csv")) if not only or path.parent.name in only]
+
+
+def _file(path: Path) -> Path:
+    return path if path.exists() else path.with_name(path.name + ".gz")
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,9 +1,11 @@
-"""Methods that take little time."""
+"""Methods that take little time, and the plan of verify that leaves what layer-wise methods cannot decide unknown."""
 
 from __future__ import annotations
 
 import dataclasses
 
+from bourn.plans import CHEAP_FIRST, Plan
+from bourn.solvers.branch_and_bound import BranchAndBound
 from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.methods import METHODS, Method
 
@@ -17,3 +19,6 @@ def hasty(m: Method) -> Method:
 
 QUICK = tuple(map(hasty, METHODS))
 """All methods: enough where it is asked whether a bound holds, not how good it is."""
+
+UP_TO_LP_ALL = Plan(tuple(step for step in CHEAP_FIRST.steps if not isinstance(step, BranchAndBound)))
+"""The usual plan without splitting."""

@@ -15,6 +15,7 @@ from bourn.formats.onnx import from_bytes
 from bourn.problem.specification import Row, Specification
 from bourn.verification import Result, verify
 from onnx_models import model, node
+from quick import UP_TO_LP_ALL
 from verify_models import RELU_IDENTITY, mlp
 
 CONSTANTS = {
@@ -28,7 +29,7 @@ def asked(nodes: list[onnx.NodeProto]) -> Result:
     """Can the first output be -100 or less for x in [-1, 2] x [0.5, 3]?"""
     data = model(nodes, {"x": [1, 2]}, CONSTANTS, opset=18).SerializeToString()
     question = bourn.region(bourn.box([[-1.0, 0.5]], [[2.0, 3.0]]), Specification.of([Row.of({0: 1}, {}, 100)]), 2)
-    return verify(Model(from_bytes(data, "test"), data, "test"), question)
+    return verify(Model(from_bytes(data, "test"), data, "test"), question, plan=UP_TO_LP_ALL)
 
 
 SUM = node("MatMul", "x w", "sum")

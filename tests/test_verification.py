@@ -18,16 +18,14 @@ from bourn.deadline import Deadline
 from bourn.errors import BournError, UsageError
 from bourn.formats.model import Model
 from bourn.formats.vnnlib import parse
-from bourn.plans import CHEAP_FIRST, Plan
 from bourn.problem.problem import Case, Question
 from bourn.problem.specification import Row, Specification
-from bourn.solvers.branch_and_bound import BranchAndBound
 from bourn.verification import Result, Step, verify
+from quick import UP_TO_LP_ALL
 from verify_models import EXAMPLES, IDENTITY, RELU_IDENTITY, Reading, mlp, run_onnx, vnnlib
 
 INF = math.inf
 
-UP_TO_LP_ALL = Plan(tuple(step for step in CHEAP_FIRST.steps if not isinstance(step, BranchAndBound)))
 
 
 def ask(model: Model, low: Sequence[float], high: Sequence[float], *conjunctions: Sequence[Row], outputs: int = 1) -> Result:
