@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -76,6 +77,18 @@ def test_the_minimum_is_exact(kind: str) -> None:
     assert beyond > 0  # else the linear program could have said it
 
 
+def test_a_great_constant_is_rounded_downwards() -> None:
+    for seed in (1, 5):
+        generator = random(seed)
+        graph = mlp(Layers((1, 2), generator, grid=True), (3, 3), 2, (ReLU(),))
+        question = small_box(graph, generator, 2, 6)
+        objectives = random_objectives(graph, generator, 2, inputs=False)
+        objectives = replace(objectives, constant=objectives.constant + 1e12)
+        bounds = searching(graph, question).minimise(objectives).bound[0].tolist()
+        for bound, exact in zip(bounds, Exact(graph, question).minima(objectives), strict=True):
+            assert Fraction(bound) <= exact
+
+
 def test_a_maximum_is_exact() -> None:
     """Against the least over a fine grid, which is above the minimum by what a step can cost at most."""
     for seed in range(2):
@@ -126,6 +139,7 @@ def test_a_search_ends_where_enough_is_known() -> None:
     assert float(early.minimise(one_output(), enough=least - 1.0).bound) > least - 1.0
     assert early.nodes <= whole.nodes
     stopped = searching(graph, ball).extremes(one_output(), target=math.inf)
+    assert stopped.solution.status is Status.STOPPED
     assert math.isfinite(float(stopped.values))
     assert ball.contains(stopped.points[0]).all()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from decimal import ROUND_CEILING, ROUND_FLOOR
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 import bourn
 from bourn.attacks.projected_gradient import ProjectedGradient
 from bourn.cli.main import run
+from bourn.cli.radius import shown
 from bourn.crossing import Crossing
 from bourn.deadline import Deadline
 from bourn.errors import UsageError
@@ -335,9 +337,20 @@ def test_json_and_the_table_say_the_same(capsys: pytest.CaptureFixture[str]) -> 
     assert run(arguments) == 0
     row = capsys.readouterr().out.splitlines()[1].split()
     (image,) = found["images"]
-    assert row == ["1", str(image["label"]), f"{image['methods']['crown']['certified']:.6g}"]
+    certified = image["methods"]["crown"]["certified"]
+    assert row[:2] == ["1", str(image["label"])]
+    assert certified * (1 - 1e-5) <= float(row[2]) <= certified
     assert image["cap"] == UNCLIPPED_CAP
     assert "attack" not in image
+
+
+def test_radii_are_shown_on_their_safe_side() -> None:
+    for radius in (0.012345678, 0.3, 8 / 255, 1000.0, 1.9999999e-7, 0.0):
+        below, above = shown(radius, ROUND_FLOOR), shown(radius, ROUND_CEILING)
+        assert float(below) <= radius <= float(above)
+        assert float(above) - float(below) <= 1.1e-5 * radius
+    assert (shown(0.3, ROUND_FLOOR), shown(0.3, ROUND_CEILING), shown(0.0, ROUND_FLOOR)) == ("0.3", "0.3", "0")
+    assert (shown(0.0123456789, ROUND_FLOOR), shown(0.0123456712, ROUND_CEILING)) == ("0.0123456", "0.0123457")
 
 
 def test_out_of_time_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,6 +137,15 @@ def test_a_ladder_says_who_proved_it_and_who_did_not() -> None:
     )
 
 
+def test_a_bound_is_that_of_the_stage_that_found_it() -> None:
+    # Points showed the question to lie beyond every layer-wise method before LP-ALL was asked.
+    stages = [{"name": name, "seconds": 0.1} for name in ("prediction", "crown", "points")]
+    result = {**error_result(5, "lp-all"), "decided_by": "points", "bound": -7.0, "stages": stages}
+    (story,), _ = stories(Record.of(task("adversarial-error", "ADV", 5, "lp-all", 0.1), result, 1.0)).told()
+    assert story.values[0] == ("CROWN (DeepPoly)", -7.0, "bound")
+    assert not any("LP-ALL's lower bound" in sentence for sentence in story.sentences)
+
+
 def test_a_contradiction_is_said_aloud(tmp_path: Path) -> None:
     asked = task("adversarial-error", "ADV", 2, "fast-lin", 0.1)
     proof = Record.of(asked, error_result(2, "fast-lin"), 1.0)

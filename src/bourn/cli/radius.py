@@ -6,6 +6,7 @@ import json
 import math
 import time
 from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +140,8 @@ def table(found: Radii, numbers: list[int]) -> list[str]:
         row = [str(number), str(int(found.labels[b])), *(_certified(c, b) for c in found.certified)]
         if found.attacked:
             nearest, best = found.attacked[b], max((float(c.radius[b]) for c in found.certified), default=0.0)
-            row += [("" if nearest.finished else "<= ") + (f"{nearest.radius:.6g}" if nearest.counterexample else "none")]
+            reach = shown(nearest.radius, ROUND_CEILING) if nearest.counterexample else "none"
+            row += [reach if nearest.finished else f"<= {reach}"]
             row += [f"{best / nearest.radius:.3f}" if names and nearest.counterexample and nearest.radius > 0 else "-"]
         rows.append(row)
     if len(numbers) > 1:
@@ -153,9 +155,15 @@ def table(found: Radii, numbers: list[int]) -> list[str]:
 
 def _certified(c: Certified, b: int) -> str:
     radius = float(c.radius[b])
+    text = shown(radius, ROUND_FLOOR)
     if not bool(c.finished[b]):
-        return f">= {radius:.6g}"
-    return f"cap {radius:.6g}" if math.isinf(float(c.failed[b])) and radius > 0 else f"{radius:.6g}"
+        return f">= {text}"
+    return f"cap {text}" if math.isinf(float(c.failed[b])) and radius > 0 else text
+
+
+def shown(radius: float, rounding: str) -> str:
+    """Six digits of a radius: certified ones rounded down, attacks' up, so that what is shown holds too."""
+    return f"{float(Context(6, rounding).create_decimal(repr(radius))):.6g}"
 
 
 def notes(found: Radii) -> list[str]:

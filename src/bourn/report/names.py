@@ -37,6 +37,15 @@ def canonical(name: str) -> str:
         return plain_name.lower()
 
 
+def is_method(name: str) -> bool:
+    """Whether the table of methods has the name; an attack is none, nor is a stage of a study that is no method."""
+    try:
+        method(name)
+    except UsageError:
+        return False
+    return True
+
+
 def title(name: str) -> str:
     """A method's name for people, short enough to stand beside a figure."""
     own, mark, number = canonical(name), *name.partition(NUMBER)[1:]

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from bourn.report.beside import is_attack
 from bourn.report.figures import short
-from bourn.report.names import canonical, mode_rank, mode_title, rank, title
+from bourn.report.names import canonical, is_method, mode_rank, mode_title, rank, title
 from bourn.solvers.methods import BARRIER
 from bourn.studies.store import Record
 
@@ -121,9 +121,8 @@ class Stories:
         facts.outcomes.add(outcome)
         if outcome == "certified":
             facts.proved_by.add(by)
-        # Of an image that another stage decided the bound is one that came before it.
         if outcome in ("certified", "beyond", "undecided") and not is_attack(task["method"]):
-            facts.put(by if outcome == "certified" else task["method"], result["bound"])
+            facts.put(by if outcome == "certified" else _bounded_by(task["method"], result.get("stages", ())), result["bound"])
         facts.attained = min(facts.attained, _number(result.get("attained")))
         facts.ceiling = min(facts.ceiling, _number(result.get("ceiling")))
 
@@ -154,6 +153,12 @@ def _least(margins: Iterable[float | None]) -> float | None:
     """The least margin, which is the question's; None where one is missing."""
     own = list(margins)
     return None if not own or any(m is None for m in own) else min(m for m in own if m is not None)
+
+
+def _bounded_by(method: str, stages: Iterable[Mapping[str, Any]]) -> str:
+    """Whose bound an answer holds: the ``method``'s, but where it was not needed that of the last method before it."""
+    known = [stage["name"] for stage in stages if is_method(stage["name"])]
+    return method if not known or canonical(known[-1]) == canonical(method) else known[-1]
 
 
 def _tell(facts: _Facts) -> Story:

@@ -38,6 +38,9 @@ _log = logging.getLogger(__name__)
 _SLACK = 1e-7
 """Taken off a dual bound, relative to 1 and to how far the objective can vary; the search ends at gaps of this size."""
 
+_ROUNDED = 1e-12
+"""Of an objective's constant, taken off for rounding: thousands of units roundoff."""
+
 _WIDEST = 1e7
 """Where a column is wider than this, HiGHS's absolute tolerances mean nothing."""
 
@@ -191,13 +194,13 @@ class _Search:
         for i in torch.argsort(known[open_]).tolist():
             m, cost = int(open_[i]), costs[[i]]
             assert self.lp is not None
-            off = slack(self.lp, cost) + float(rounded[m])
+            off = slack(self.lp, cost, constants[i]) + float(rounded[m])
             limit = enough - constants[i] + off
             found = search.minimise(cost, self.of.deadline, limit, lambda columns: self._seen(columns, target))
             self.of.searches, self.of.nodes = self.of.searches + 1, self.of.nodes + found.nodes
             self._take(m, found.bound + constants[i] - off)
             if self.values.min() <= target:
-                break
+                return Status.STOPPED
             if not found.closed and not self.bounds[m] > enough:
                 ended = Status.STOPPED
             if self.of.deadline.left <= 0:
@@ -254,13 +257,14 @@ class _Search:
         return bool((found <= target).any())
 
 
-def slack(lp: SparseProgram, cost: Matrix) -> float:
+def slack(lp: SparseProgram, cost: Matrix, constant: float) -> float:
     """What is taken off HiGHS's dual bound for its tolerances.
 
-    1e-7 of how far the objective can vary over its columns, for the gap at which the search ends and what it rounds; and the
-    tolerance of a reduced cost for every column's width.
+    1e-7 of how far the objective can vary over its columns, for the gap at which the search ends and what it rounds; the
+    tolerance of a reduced cost for every column's width; and what adding the ``constant`` up rounds.
     """
     from bourn.solvers.integers import TOLERANCE
 
     widths = np.concatenate(lp.widths)
-    return _SLACK * (1 + float(np.abs(cost.data) @ widths[cost.indices])) + TOLERANCE * float(widths.sum())
+    varies = float(np.abs(cost.data) @ widths[cost.indices])
+    return _SLACK * (1 + varies) + TOLERANCE * float(widths.sum()) + _ROUNDED * abs(constant)
