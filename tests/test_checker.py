@@ -16,7 +16,7 @@ import onnx
 import pytest
 
 from bourn.formats.replay import Replay
-from bourn_check import Unreadable
+from bourn_check import NotAProof, Unreadable
 from bourn_check.arithmetic import Arithmetic, arithmetic
 from bourn_check.dual import Bounds, Dual, Multipliers
 from bourn_check.network import Network, PiecewiseLinear
@@ -175,13 +175,27 @@ def test_the_example_checked_by_hand() -> None:
         ([node("MatMul", "x W")], "a product"),
         ([node("Relu", "nothing")], "which nothing computes"),
         ([node("Relu", "x", "x")], "computes what is there"),
+        ([node("Gemm", "W V", "g"), node("Add", "g x")], "reads a constant"),
+        ([node("MatMul", "W V", "g"), node("Add", "g x")], "reads a constant"),
+        ([node("Neg", "V", "g"), node("Add", "g x")], "reads a constant"),
+        ([node("Relu", "V", "g"), node("Add", "g x")], "reads a constant"),
+        ([node("MatMul", "x V", "#2"), node("Gemm", "x V v", "h"), node("Add", "#2 h")], "computes what is there"),
     ],
 )
 def test_what_the_reader_does_not_know_it_refuses(nodes: list[onnx.NodeProto], why: str) -> None:
     outputs = nodes[-1].output[0]
-    built = model(nodes, {"x": [1, 3]}, {"W": numbers(2, 3)}, outputs=outputs)
+    constants = {"W": numbers(2, 3), "V": numbers(3, 3, seed=1), "v": numbers(3, seed=2)}
+    built = model(nodes, {"x": [1, 3]}, constants, outputs=outputs)
     with pytest.raises(Unreadable, match=why):
         read_network(built.SerializeToString(), "net")
+
+
+def test_a_row_that_no_step_takes_up_is_no_bound() -> None:
+    own = arithmetic("rational")
+    ends = own.exact(-np.ones(3)), own.exact(np.ones(3))
+    dual = Dual(read_network(mlp(0).SerializeToString(), "net"), own, *ends, {})
+    with pytest.raises(NotAProof, match="nothing computes"):
+        dual.bound({"W0": own.exact(np.ones((1, 15)))}, own.exact(np.zeros(1)), "interval")
 
 
 DECLARED = "(declare-const X_0 Real)(declare-const Y_0 Real)"
