@@ -103,6 +103,15 @@ def test_no_enclosure_comes_out_of_overflow() -> None:
         assert (big.matmul(np.array([[10.0], [-10.0]]))).lower().tolist() == [[-np.inf]]
 
 
+def test_large_weights_do_not_carry_up_an_underflow() -> None:
+    rng = np.random.default_rng(0)
+    own, exact = arithmetic("float"), arithmetic("rational")
+    for _ in range(50):
+        x = rng.uniform(1, 2) * 2.0**-1040 * np.array([[1.0, -1.0]])
+        w = rng.uniform(1, 2) * 2.0**1000 * np.array([[1.0], [1.0 + rng.integers(-2, 3) * 2.0**-52]])
+        assert own.exact(x).matmul(w).lower() <= exact.exact(x).matmul(w).upper()
+
+
 def test_stability_and_vertices() -> None:
     clip = PiecewiseLinear((-1.0, 2.0), ((0.0, -1.0), (1.0, 0.0), (0.0, 2.0)))
     lower, upper = np.array([-3.0, -3.0, -1.0, -1.0, 0.0, 2.0, -1.0]), np.array([-1.0, -0.9, 2.0, 2.1, 1.0, 9.0, -1.0])
