@@ -16,7 +16,7 @@ import onnx
 import pytest
 
 from bourn.formats.replay import Replay
-from bourn_check import Unreadable
+from bourn_check import NotAProof, Unreadable
 from bourn_check.arithmetic import Arithmetic, arithmetic
 from bourn_check.dual import Bounds, Dual, Multipliers
 from bourn_check.network import Network, PiecewiseLinear
@@ -103,6 +103,15 @@ def test_no_enclosure_comes_out_of_overflow() -> None:
         assert (big.matmul(np.array([[10.0], [-10.0]]))).lower().tolist() == [[-np.inf]]
 
 
+def test_large_weights_do_not_carry_up_an_underflow() -> None:
+    rng = np.random.default_rng(0)
+    own, exact = arithmetic("float"), arithmetic("rational")
+    for _ in range(50):
+        x = rng.uniform(1, 2) * 2.0**-1040 * np.array([[1.0, -1.0]])
+        w = rng.uniform(1, 2) * 2.0**1000 * np.array([[1.0], [1.0 + rng.integers(-2, 3) * 2.0**-52]])
+        assert own.exact(x).matmul(w).lower() <= exact.exact(x).matmul(w).upper()
+
+
 def test_stability_and_vertices() -> None:
     clip = PiecewiseLinear((-1.0, 2.0), ((0.0, -1.0), (1.0, 0.0), (0.0, 2.0)))
     lower, upper = np.array([-3.0, -3.0, -1.0, -1.0, 0.0, 2.0, -1.0]), np.array([-1.0, -0.9, 2.0, 2.1, 1.0, 9.0, -1.0])
@@ -175,13 +184,27 @@ def test_the_example_checked_by_hand() -> None:
         ([node("MatMul", "x W")], "a product"),
         ([node("Relu", "nothing")], "which nothing computes"),
         ([node("Relu", "x", "x")], "computes what is there"),
+        ([node("Gemm", "W V", "g"), node("Add", "g x")], "reads a constant"),
+        ([node("MatMul", "W V", "g"), node("Add", "g x")], "reads a constant"),
+        ([node("Neg", "V", "g"), node("Add", "g x")], "reads a constant"),
+        ([node("Relu", "V", "g"), node("Add", "g x")], "reads a constant"),
+        ([node("MatMul", "x V", "#2"), node("Gemm", "x V v", "h"), node("Add", "#2 h")], "computes what is there"),
     ],
 )
 def test_what_the_reader_does_not_know_it_refuses(nodes: list[onnx.NodeProto], why: str) -> None:
     outputs = nodes[-1].output[0]
-    built = model(nodes, {"x": [1, 3]}, {"W": numbers(2, 3)}, outputs=outputs)
+    constants = {"W": numbers(2, 3), "V": numbers(3, 3, seed=1), "v": numbers(3, seed=2)}
+    built = model(nodes, {"x": [1, 3]}, constants, outputs=outputs)
     with pytest.raises(Unreadable, match=why):
         read_network(built.SerializeToString(), "net")
+
+
+def test_a_row_that_no_step_takes_up_is_no_bound() -> None:
+    own = arithmetic("rational")
+    ends = own.exact(-np.ones(3)), own.exact(np.ones(3))
+    dual = Dual(read_network(mlp(0).SerializeToString(), "net"), own, *ends, {})
+    with pytest.raises(NotAProof, match="nothing computes"):
+        dual.bound({"W0": own.exact(np.ones((1, 15)))}, own.exact(np.zeros(1)), "interval")
 
 
 DECLARED = "(declare-const X_0 Real)(declare-const Y_0 Real)"

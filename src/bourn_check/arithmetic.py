@@ -146,8 +146,10 @@ class Balls(Values):
 
     def matmul(self, weight: Floats) -> Balls:
         mid = self.mid @ weight
-        error = (self.rad + gamma(len(weight)) * np.abs(self.mid)) @ np.abs(weight)
-        return Balls(mid, error * SAFETY + (UNIT * np.abs(mid) + TINY))
+        size = np.abs(weight)
+        error = (self.rad + gamma(len(weight)) * np.abs(self.mid)) @ size
+        # What gamma |mid| loses by underflow, a large weight carries up again.
+        return Balls(mid, error * SAFETY + (UNIT * np.abs(mid) + TINY * (1.0 + size.sum(0))))
 
     def __add__(self, other: Balls) -> Balls:
         mid = self.mid + other.mid

@@ -82,6 +82,8 @@ class Dual:
                 row, own = pending.pop(name), np.arange(start, start + size)
                 total = total + (row * self.lower.columns(own)).minimum(row * self.upper.columns(own)).total()
             start += size
+        if pending:  # else what they say would be taken for 0
+            raise NotAProof(f"a row on {min(pending)!r}, which nothing computes")
         return total.lower()
 
     def _through(self, name: str, function: PiecewiseLinear, row: Values, chosen: Chosen) -> tuple[list[Values], Values]:

@@ -116,6 +116,10 @@ class _Reader:
         name = output or f"#{self.parts}"
         if math.prod(shape) > _MOST:
             raise self.fail(f"a tensor of shape {tuple(shape)} is too large")
+        if not set(inputs) <= set(self.shapes):  # no row would reach it
+            raise self.fail("reads a constant where only what depends on the input is read")
+        if name in self.shapes or name in self.constants:
+            raise self.fail("computes what is there already")
         self.steps.append(Step(operation, tuple(inputs), name, self.where))
         self.shapes[name] = tuple(int(s) for s in shape)
         return name
@@ -168,12 +172,12 @@ class _Node:
             raise self.reader.fail(f"its input {i} holds {found.dtype}")
         return found.astype(np.float64)
 
-    def ints(self, name: str, i: int | None = None) -> list[int] | None:
+    def ints(self, name: str, i: int | None = None) -> tuple[int, ...] | None:
         """Integers from an attribute or, in later operator sets, an input."""
         if i is not None and self.given(i):
-            return [int(v) for v in self.constant(i).ravel()]
+            return tuple(int(v) for v in self.constant(i).ravel())
         found = self.attributes.get(name)
-        return None if found is None else [int(v) for v in np.atleast_1d(found)]
+        return None if found is None else tuple(int(v) for v in np.atleast_1d(found))
 
     def shape(self, i: int = 0) -> tuple[int, ...]:
         name = self.inputs[i]
@@ -191,12 +195,12 @@ class _Node:
 # What moves numbers, whether they are constants or not
 
 
-def _axes(node: _Node, since: int, i: int = 1) -> list[int] | None:
+def _axes(node: _Node, since: int, i: int = 1) -> tuple[int, ...] | None:
     return node.ints("axes", i if node.opset >= since else None)
 
 
 def _reshaped(node: _Node, a: Array) -> Array:
-    wanted = node.ints("shape", 1) or []
+    wanted = node.ints("shape", 1) or ()
     if node.attributes.get("allowzero"):
         raise node.reader.fail("allowzero is not read")
     return a.reshape([a.shape[k] if s == 0 else s for k, s in enumerate(wanted)])
@@ -208,17 +212,12 @@ def _flattened(node: _Node, a: Array) -> Array:
     return a.reshape(math.prod(a.shape[:axis]), -1)
 
 
-def _squeezed(node: _Node, a: Array) -> Array:
-    axes = _axes(node, 13)
-    return a.squeeze(tuple(axes)) if axes is not None else a.squeeze()
-
-
 def _sliced(node: _Node, a: Array) -> Array:
     starts, ends = (node.ints("starts", 1), node.ints("ends", 2)) if node.opset >= 10 else (node.ints("starts"), node.ints("ends"))
-    axes = (node.ints("axes", 3) if node.opset >= 10 else node.ints("axes")) or list(range(len(starts or [])))
-    steps = (node.ints("steps", 4) if node.opset >= 10 else None) or [1] * len(axes)
+    axes = (node.ints("axes", 3) if node.opset >= 10 else node.ints("axes")) or tuple(range(len(starts or ())))
+    steps = (node.ints("steps", 4) if node.opset >= 10 else None) or (1,) * len(axes)
     cut = [slice(None)] * a.ndim
-    for start, end, axis, step in zip(starts or [], ends or [], axes, steps, strict=True):
+    for start, end, axis, step in zip(starts or (), ends or (), axes, steps, strict=True):
         if step <= 0:
             raise node.reader.fail("a step below 1")
         cut[axis] = slice(start, end, step)
@@ -227,7 +226,7 @@ def _sliced(node: _Node, a: Array) -> Array:
 
 def _pad(reader: _Reader, node: _Node) -> None:
     a = node.index()
-    pads = node.ints("pads", 1 if node.opset >= 11 else None) or []
+    pads = node.ints("pads", 1 if node.opset >= 11 else None) or ()
     value = float(node.constant(2).ravel()[0]) if node.given(2) else float(node.attributes.get("value", 0.0))
     if node.attributes.get("mode", b"constant") != b"constant" or value or min(pads) < 0 or node.given(3):
         raise reader.fail("only zeros at the ends of all axes are padded")
@@ -237,9 +236,9 @@ def _pad(reader: _Reader, node: _Node) -> None:
 _MOVES: dict[str, Callable[[_Node, Array], Array]] = {
     "Reshape": _reshaped,
     "Flatten": _flattened,
-    "Squeeze": _squeezed,
+    "Squeeze": lambda node, a: a.squeeze(_axes(node, 13)),
     "Slice": _sliced,
-    "Unsqueeze": lambda node, a: np.expand_dims(a, tuple(_axes(node, 13) or ())),
+    "Unsqueeze": lambda node, a: np.expand_dims(a, _axes(node, 13) or ()),
     "Transpose": lambda node, a: a.transpose(node.ints("perm")),
     "Identity": lambda node, a: a,
     "Dropout": lambda node, a: a,
@@ -331,10 +330,9 @@ def _gemm(reader: _Reader, node: _Node) -> None:
     shape = (node.shape()[0], weight.shape[1])
     if node.shape() != (shape[0], weight.shape[0]):
         raise reader.fail(f"a product of {node.shape()} and {weight.shape}")
-    if not node.given(2):
-        _linear(reader, node.inputs[0], weight[None], shape, node.outputs[0])
-        return
-    _shift(reader, _linear(reader, node.inputs[0], weight[None], shape), node.weights(2), node.outputs[0])
+    product = _linear(reader, node.inputs[0], weight[None], shape, "" if node.given(2) else node.outputs[0])
+    if node.given(2):
+        _shift(reader, product, node.weights(2), node.outputs[0])
 
 
 def _matmul(reader: _Reader, node: _Node) -> None:
@@ -356,13 +354,13 @@ def _windows(node: _Node, kernel: Sequence[int]) -> Array:
     index, a, dims = node.index(), node.attributes, len(kernel)
     if index.shape[0] != 1 or index.ndim != dims + 2 or a.get("ceil_mode"):
         raise node.reader.fail(f"an input of shape {index.shape} for windows {list(kernel)}, or ceil_mode")
-    strides, dilations = node.ints("strides") or [1] * dims, node.ints("dilations") or [1] * dims
+    strides, dilations = node.ints("strides") or (1,) * dims, node.ints("dilations") or (1,) * dims
     reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
-    pads, auto = node.ints("pads") or [0] * (2 * dims), a.get("auto_pad", b"NOTSET")
+    pads, auto = node.ints("pads") or (0,) * (2 * dims), a.get("auto_pad", b"NOTSET")
     if auto in (b"SAME_UPPER", b"SAME_LOWER"):
         need = [max(0, (-(-n // s) - 1) * s + r - n) for n, s, r in zip(index.shape[2:], strides, reach, strict=True)]
         less, more = [n // 2 for n in need], [n - n // 2 for n in need]
-        pads = [*less, *more] if auto == b"SAME_UPPER" else [*more, *less]
+        pads = (*less, *more) if auto == b"SAME_UPPER" else (*more, *less)
     elif auto not in (b"NOTSET", b"VALID"):
         raise node.reader.fail(f"auto_pad {auto!r}")
     if min(pads) < 0:
@@ -376,19 +374,17 @@ def _conv(reader: _Reader, node: _Node) -> None:
     weight, groups = node.weights(1), int(node.attributes.get("group", 1))
     windows, dims = _windows(node, weight.shape[2:]), weight.ndim - 2
     channels, positions, kernel = len(windows), windows.shape[1 : 1 + dims], weight.shape[2:]
-    if weight.shape[1] * groups != channels or len(weight) % groups or tuple(node.ints("kernel_shape") or kernel) != kernel:
+    if weight.shape[1] * groups != channels or len(weight) % groups or (node.ints("kernel_shape") or kernel) != kernel:
         raise reader.fail(f"a kernel of shape {weight.shape} for {channels} channels")
     count, inner = math.prod(positions), weight.shape[1] * math.prod(kernel)
     apart = windows.reshape(groups, weight.shape[1], count, -1).transpose(2, 0, 1, 3)
-    moved = node.move(apart.reshape(count, groups * inner))
+    patches = node.move(apart.reshape(count, groups * inner))
     matrix = weight.reshape(groups, len(weight) // groups, inner).transpose(0, 2, 1)
-    product = _linear(reader, moved, matrix, (count, len(weight)))
+    product = _linear(reader, patches, matrix, (count, len(weight)))
     index = np.arange(count * len(weight)).reshape(count, -1).T.reshape(1, len(weight), *positions)
-    if not node.given(2):
-        node.move(index, product, node.outputs[0])
-        return
-    bias = node.weights(2).reshape(1, -1, *(1,) * dims)
-    _shift(reader, node.move(index, product), bias, node.outputs[0])
+    moved = node.move(index, product, "" if node.given(2) else node.outputs[0])
+    if node.given(2):
+        _shift(reader, moved, node.weights(2).reshape(1, -1, *(1,) * dims), node.outputs[0])
 
 
 def _mean(reader: _Reader, node: _Node, index: Array, shape: Sequence[int], count_padding: bool) -> None:
@@ -399,11 +395,10 @@ def _mean(reader: _Reader, node: _Node, index: Array, shape: Sequence[int], coun
 
 
 def _average_pool(reader: _Reader, node: _Node) -> None:
-    kernel = node.ints("kernel_shape") or []
+    kernel = node.ints("kernel_shape") or ()
     windows = _windows(node, kernel)
     shape = (1, *windows.shape[: 1 + len(kernel)])
-    count_padding = bool(node.attributes.get("count_include_pad", 0))
-    _mean(reader, node, windows.reshape(math.prod(shape), -1), shape, count_padding)
+    _mean(reader, node, windows.reshape(math.prod(shape), -1), shape, bool(node.attributes.get("count_include_pad", 0)))
 
 
 def _reduced(reader: _Reader, node: _Node) -> None:
