@@ -151,7 +151,7 @@ class DualAscent(Solver):
         else:
             dual = Lagrangian(program, rows, constant, direct=self.direct)
         how = Steps(self.steps, self.step, self.decay, self.memory, self.gap)
-        choices, _ = climb(dual, how, settled=settled, deadline=deadline, direct=self.direct)
+        choices = climb(dual, how, settled=settled, deadline=deadline, direct=self.direct)
         return dual.multipliers(choices)
 
 
