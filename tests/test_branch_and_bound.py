@@ -12,7 +12,7 @@ from torch import Tensor
 from bourn.certificates.splits import Leaf, Part, Split, SplitTree, covers
 from bourn.deadline import NEVER, Deadline
 from bourn.network.graph import Graph
-from bourn.problem.input_set import Box
+from bourn.problem.input_set import Box, box
 from bourn.problem.problem import Problem
 from bourn.problem.specification import Conjunction, Row, Specification
 from bourn.relaxations.clip import Clip
@@ -206,3 +206,18 @@ def test_a_tree_must_cover_everything() -> None:
             SplitTree(conjunction, (Leaf((), weights, bound, "test"),))
     with pytest.raises(ValueError, match="cover"):
         SplitTree(conjunction, (Leaf((below,), (1.0,), 2.0, "test"),))
+
+
+@pytest.mark.parametrize("how", [InputSplitting(), NeuronSplitting()], ids=["inputs", "neurons"])
+def test_what_is_affine_is_decided_too(how: InputSplitting | NeuronSplitting) -> None:
+    """Without a neuron, and without an unstable one, there is nothing to split, and nothing that fails."""
+    for widths in ([], [4]):
+        graph = mlp(Layers((1, 3), random(5)), widths, 2, (ReLU(),))
+        center = torch.full((1, 1, 3), 4.0, dtype=torch.float64)
+        sets = box(center - 1e-3, center + 1e-3)
+        value = Fraction(float(graph.evaluate(center).flatten()[0]))
+        problem = Problem(graph, sets, Specification.of([Row.of({0: 1}, {}, 1 - value)]))
+        inner = dict(method("crown").prepare(graph, sets).bounds)
+        outcome = BranchAndBound(how).run(problem, [0], inner, lambda x: False, Deadline(5.0))
+        assert outcome is not None
+        assert set(outcome.refuted) == {0}

@@ -58,11 +58,6 @@ class Multiplied:
     def __getitem__(self, index: Tensor | slice) -> Multiplied:
         return Multiplied(self.alpha[index], self.beta[index], self.weights[index])
 
-    def where(self, better: Tensor, other: Multiplied) -> Multiplied:
-        """These where ``better`` (B,), the others elsewhere."""
-        pairs = ((self.alpha, other.alpha), (self.beta, other.beta), (self.weights, other.weights))
-        return Multiplied(*(torch.where(better[:, None], a, b) for a, b in pairs))
-
 
 @dataclass(frozen=True, eq=False)
 class Value:
@@ -78,16 +73,20 @@ class Value:
     rows: Tensor | None = None
 
 
+class CannotSplit(Exception):
+    """The network has unstable neurons that are not split this way."""
+
+
 class Shared:
     """The matrices that all subproblems of a program (a batch of one) share, for K objectives.
 
-    Raises ValueError where an unstable neuron is none of a leaky ReLU's with a slope from 0 to 1.
+    Raises :class:`CannotSplit` where an unstable neuron is none of a leaky ReLU's with a slope from 0 to 1.
     """
 
     def __init__(self, program: RelaxedProgram, rows: Mapping[int, Tensor], constant: Tensor) -> None:
         reason = refusal(program)
         if reason:
-            raise ValueError(reason)
+            raise CannotSplit(reason)
         dual = ReducedLagrangian(program, rows, constant)
         self.program, self.kept = program, dual.kept
         self.layers: dict[int, Rows] = {v: layer.mapped(lambda t: t[0]) for v, layer in dual.layers.items()}

@@ -30,11 +30,12 @@ from bourn.relaxations.base import NO_HINTS, Tensors
 
 @dataclass(eq=False)
 class Evaluation:
-    """The value (B, M), and what the supergradient needs: rows on nonlinear nodes, the minimising input."""
+    """The value (B, M), and what the supergradient needs: rows on nonlinear nodes, the row on the input or where it is least."""
 
     value: Tensor
     rows: dict[int, Tensor] = field(default_factory=dict)
     row_on_input: Tensor | None = None
+    minimiser: Tensor | None = None
 
 
 class Lagrangian:

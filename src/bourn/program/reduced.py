@@ -186,8 +186,8 @@ class ReducedLagrangian:
             on_input = torch.baddbmm(on_input, mu, layer.on_input)
             for u, matrix in layer.on.items():
                 pending[u] = torch.baddbmm(pending[u], mu, matrix) if u in pending else torch.bmm(mu, matrix)
-        found.row_on_input = self._least(on_input)
-        found.value = found.value + (on_input * found.row_on_input).sum(2)
+        found.minimiser = self._least(on_input)
+        found.value = found.value + (on_input * found.minimiser).sum(2)
         return found
 
     def _least(self, row: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ class ReducedLagrangian:
 
     def gradient(self, found: Evaluation, choices: Mapping[int, Choice]) -> dict[int, list[Tensor | None]]:
         """A supergradient for every tensor of every choice: by the relaxed point at which the value is attained."""
-        x = found.row_on_input
+        x = found.minimiser
         assert x is not None
         values: dict[int, Tensor] = {}
         gradients: dict[int, list[Tensor | None]] = {}

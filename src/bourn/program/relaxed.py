@@ -42,10 +42,6 @@ class RelaxedProgram:
     def batch(self) -> int:
         return self.box.batch
 
-    def knows(self, node: int) -> bool:
-        """Whether every nonlinear node before ``node`` (and itself) has its lines."""
-        return node in self.magnitudes
-
     def inputs_of(self, node: int) -> Intervals:
         """The bounds of what a nonlinear node reads, one an input."""
         return tuple(self.bounds[z] for z in self.graph.nodes[node].inputs)

@@ -24,7 +24,7 @@ from bourn.program.restrict import after_node, receptive_fields, take_problems
 from bourn.relaxations.base import LineRule, Nonlinearity
 from bourn.relaxations.curves import PiecewiseLinear
 from bourn.rounding import UNIT
-from bourn.solvers.base import Prepared, Solution, Solver, Status, identity_rows, output_rows, settle
+from bourn.solvers.base import OnProgram, Solution, Solver, Status, identity_rows, output_rows, settle
 from bourn.solvers.combination import linear_weights
 from bourn.solvers.tightening import refine, unstable, widest, within_hull
 
@@ -150,24 +150,12 @@ def _local_size(program: RelaxedProgram, node: int) -> int | None:
 
 
 @dataclass(frozen=True, eq=False)
-class Substituted(Prepared):
+class Substituted(OnProgram):
     """A relaxed program whose pre-activation bounds are all known."""
 
     solver: BackSubstitution
     program: RelaxedProgram
     deadline: Deadline
-
-    @property
-    def graph(self) -> Graph:  # type: ignore[override]
-        return self.program.graph
-
-    @property
-    def box(self) -> InputSet:  # type: ignore[override]
-        return self.program.box
-
-    @property
-    def bounds(self) -> Mapping[int, Interval]:  # type: ignore[override]
-        return self.program.bounds
 
     def node(self, number: int) -> Interval:
         return self.solver.entries(self.program, number, self.deadline)

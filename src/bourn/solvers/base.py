@@ -85,6 +85,24 @@ class Prepared(ABC):
         return None
 
 
+class OnProgram(Prepared):
+    """A solver's state that is a relaxed program all of whose pre-activation bounds are known."""
+
+    program: RelaxedProgram
+
+    @property
+    def graph(self) -> Graph:  # type: ignore[override]
+        return self.program.graph
+
+    @property
+    def box(self) -> InputSet:  # type: ignore[override]
+        return self.program.box
+
+    @property
+    def bounds(self) -> Mapping[int, Interval]:  # type: ignore[override]
+        return self.program.bounds
+
+
 class Solver(ABC):
     """Base of the solvers.  Subclasses are frozen dataclasses; defining one registers it for the contract tests."""
 

@@ -16,6 +16,7 @@ from bourn.deadline import Deadline
 from bourn.interval import Interval
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Problem
+from bourn.program.branches import CannotSplit
 from bourn.solvers.input_splitting import InputSplitting
 from bourn.solvers.neuron_splitting import NeuronSplitting
 from bourn.solvers.subproblems import Accept, Outcome
@@ -67,5 +68,5 @@ class BranchAndBound:
         own = Deadline(left - min(1.0, RESERVE * left))
         try:
             return self.how.run(problem, open_, inner, accept, own)
-        except ValueError:  # it has unstable neurons that are not split
+        except CannotSplit:
             return None

@@ -13,6 +13,7 @@ from bourn.deadline import NEVER, Deadline
 from bourn.program.hulls import Choice
 from bourn.program.lagrangian import Evaluation, Lagrangian
 from bourn.program.reduced import ReducedLagrangian
+from bourn.solvers.adam import direction
 
 Dual = Lagrangian | ReducedLagrangian
 Settled = Callable[[Tensor], Tensor]
@@ -46,8 +47,8 @@ class Steps:
 
 def climb(
     dual: Dual, how: Steps, *, settled: Settled | None = None, deadline: Deadline = NEVER, direct: bool = False
-) -> tuple[dict[int, Choice], Tensor]:
-    """The best choices found for every row, and which rows (B, M) ended without reaching the gap or being settled."""
+) -> dict[int, Choice]:
+    """The best choices found for every row."""
     run = _Run(dual, how, direct)
     for step in range(how.steps + 1):
         if (step % LOOK == 0 or step == 1) and step and not run.look(step, settled):
@@ -58,7 +59,7 @@ def climb(
             break
         run.move(found, step)
     run.write_back()
-    return run.found, run.open
+    return run.found
 
 
 class _Run:
@@ -76,7 +77,6 @@ class _Run:
         self.before = self.best
         self.length = torch.full_like(self.best, how.step)
         self.all_best = self.best.clone()
-        self.open = torch.ones_like(self.best, dtype=torch.bool)
         device = self.best.device
         self.problems = torch.arange(dual.batch, device=device)
         self.rows = torch.arange(dual.count, device=device).expand(dual.batch, -1)
@@ -120,7 +120,6 @@ class _Run:
             stalled = self.best - self.before <= SHARE * self.how.gap * self.best.abs().clamp(min=1.0)
             done |= stalled & (self.length * self.how.decay**step <= SHORT * self.how.gap)
             self._go_back(stalled & ~done)
-        self.open[where] = ~done
         if step % LOOK == 0:
             self.before = self.best
         left = (~done).sum(1)
@@ -171,18 +170,12 @@ class _Run:
         how, gradients = self.how, self.dual.gradient(found, self.choices)
         length = self.length * how.decay**step
         moved = {v: c.tensors() for v, c in self.choices.items()}
-        noise = max(1e-8, 100 * torch.finfo(self.best.dtype).eps)
         for node, which in self.slopes:
             gradient = gradients[node][which]
             if gradient is None:  # of the problems that are left none has a choice there
                 continue
             limits, key = self._range(node, which), (node, which)
-            first = self.first[key].lerp_(gradient, 1 - how.memory)
-            second = self.second[key].mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-            root = (second / (1 - 0.999 ** (step + 1))).sqrt_()
-            # Entries whose gradient is nothing but rounding stay where they are.
-            most = root.flatten(2).amax(2).reshape(*root.shape[:2], *(1,) * (root.dim() - 2))
-            change = first / (root + (noise * most + _LEAST)) * _wide(length / (1 - how.memory ** (step + 1)), first)
+            change = _wide(length, gradient) * direction(self.first[key], self.second[key], gradient, step, how.memory, rows=2)
             old = moved[node][which]
             if limits is None:
                 size = torch.stack([row.abs().flatten(2).amax(2) for row in found.rows.values()]).amax(0)
@@ -192,10 +185,6 @@ class _Run:
                 least, greatest = limits
                 moved[node][which] = (old + change * (greatest - least)).clamp(least, greatest)
         self.choices = {v: self.choices[v].replaced(tensors) for v, tensors in moved.items()}
-
-
-_LEAST = 1e-30
-"""Keeps 0 / 0 away in float32 as in float64."""
 
 
 def _where(better: Tensor, new: Tensor, old: Tensor) -> Tensor:

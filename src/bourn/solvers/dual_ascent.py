@@ -26,7 +26,7 @@ from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.program.restrict import take_problems
 from bourn.relaxations.base import LineRule
 from bourn.solvers.back_substitution import BackSubstitution, coefficient_error
-from bourn.solvers.base import Prepared, Solution, Solver, Status, output_rows
+from bourn.solvers.base import OnProgram, Solution, Solver, Status, output_rows
 from bourn.solvers.climb import Dual, Settled, Steps, climb
 from bourn.solvers.combination import linear_weights
 from bourn.solvers.tightening import refine, unstable, widest
@@ -151,7 +151,7 @@ class DualAscent(Solver):
         else:
             dual = Lagrangian(program, rows, constant, direct=self.direct)
         how = Steps(self.steps, self.step, self.decay, self.memory, self.gap)
-        choices, _ = climb(dual, how, settled=settled, deadline=deadline, direct=self.direct)
+        choices = climb(dual, how, settled=settled, deadline=deadline, direct=self.direct)
         return dual.multipliers(choices)
 
 
@@ -162,24 +162,12 @@ def _adjustable(program: RelaxedProgram, node: int) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Ascended(Prepared):
+class Ascended(OnProgram):
     """A relaxed program whose pre-activation bounds are all known; objectives are raised by ascent."""
 
     solver: DualAscent
     program: RelaxedProgram
     deadline: Deadline
-
-    @property
-    def graph(self) -> Graph:  # type: ignore[override]
-        return self.program.graph
-
-    @property
-    def box(self) -> InputSet:  # type: ignore[override]
-        return self.program.box
-
-    @property
-    def bounds(self) -> Mapping[int, Interval]:  # type: ignore[override]
-        return self.program.bounds
 
     def node(self, number: int) -> Interval:
         loose = self.solver.start.entries(self.program, number, self.deadline)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bourn.certificates.evidence import refutes
 from bourn.certificates.splits import Leaf, Part, Split, SplitTree
-from bourn.deadline import Deadline
+from bourn.deadline import NEVER, Deadline
 from bourn.interval import Interval
 from bourn.network.affine import Affine
 from bourn.problem.input_set import Box
@@ -88,9 +88,11 @@ class _Run:
 
     def loop(self, inner: Mapping[int, Interval], deadline: Deadline, most: float) -> Outcome:
         box, graph = self.problem.box, self.graph
-        known = torch.stack([torch.cat([end(inner[z])[0].flatten() for z in graph.pre_activations]) for end in (_low, _high)])
+        nothing = box.lower.new_zeros(0)  # all that an affine network has
+        ends = ((inner[z].lower[0].flatten(), inner[z].upper[0].flatten()) for z in graph.pre_activations)
+        known = torch.stack([torch.cat(own) for own in zip((nothing, nothing), *ends, strict=True)])
         self._push(_Box(box.lower[0].flatten(), box.upper[0].flatten(), known, Path(), dict.fromkeys(self.rows, -math.inf)))
-        stopped, found, size = "", False, 16 * known.numel()
+        stopped, found, size = "", False, 16 * (known.numel() + box.lower.numel())
         while self.heap and not found:
             if deadline.left <= 0 or self.done >= most:
                 stopped = "out of time" if deadline.left <= 0 else f"after {self.done} subproblems"
@@ -153,13 +155,13 @@ class _Run:
         """The relaxed program of the parts, and its bounds (2, B, N)."""
         program, first = start(self.graph, box, LineRule.AREA), 0
         parents = torch.stack([part.inner for part in batch], 1)
-        found = []
+        found = [parents[:, :, :0]]
         for z in self.graph.pre_activations:
             shape, size = self.graph.nodes[z].shape, self.graph.nodes[z].size
             own = parents[:, :, first : first + size].reshape(2, len(batch), *shape)
             known, first = Interval(own[0], own[1]), first + size
             fresh = refine(
-                program, z, known, unstable(self.graph, z, known), bound_both, row_bytes=self.how.row_bytes, deadline=_NEVER
+                program, z, known, unstable(self.graph, z, known), bound_both, row_bytes=self.how.row_bytes, deadline=NEVER
             )
             known = known.intersect(fresh)
             program = with_bounds(program, z, known)
@@ -250,14 +252,3 @@ def _moves(program: RelaxedProgram) -> dict[int, Tensor]:
             value = torch.diag_embed(width).reshape(count * size, *node.shape)
         values.append(value)
     return shares
-
-
-def _low(bounds: Interval) -> Tensor:
-    return bounds.lower
-
-
-def _high(bounds: Interval) -> Tensor:
-    return bounds.upper
-
-
-_NEVER = Deadline()

@@ -24,8 +24,9 @@ from bourn.interval import Interval
 from bourn.network.graph import Graph
 from bourn.problem.input_set import InputSet
 from bourn.problem.problem import Objectives
+from bourn.program.relaxed import RelaxedProgram
 from bourn.solvers.back_substitution import coefficient_error
-from bourn.solvers.base import Prepared, Solution, Solver, Status, identity_rows, output_rows
+from bourn.solvers.base import OnProgram, Solution, Solver, Status, identity_rows, output_rows
 from bourn.solvers.simplex import Optimised, Simplex
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Extremes:
 
 
 @dataclass(eq=False)
-class Searching(Prepared):
+class Searching(OnProgram):
     """The linear programs of a batch of problems, and the searches that start from them."""
 
     linear: Optimised
@@ -101,16 +102,8 @@ class Searching(Prepared):
     met: list[Tensor] = field(default_factory=list)
 
     @property
-    def graph(self) -> Graph:  # type: ignore[override]
-        return self.linear.graph
-
-    @property
-    def box(self) -> InputSet:  # type: ignore[override]
-        return self.linear.box
-
-    @property
-    def bounds(self) -> Mapping[int, Interval]:  # type: ignore[override]
-        return self.linear.bounds
+    def program(self) -> RelaxedProgram:  # type: ignore[override]
+        return self.linear.program
 
     @property
     def lps(self) -> int:  # type: ignore[override]

@@ -65,8 +65,8 @@ class NeuronSplitting:
     ) -> Outcome:
         """Decide the conjunctions numbered ``open_`` of a problem from implied bounds ``inner``.
 
-        Ends out of time, after ``most`` subproblems, or when all is decided.  Raises ValueError where the network has unstable
-        neurons that are not split.
+        Ends out of time, after ``most`` subproblems, or when all is decided.  Raises
+        :class:`bourn.program.branches.CannotSplit` where the network has unstable neurons that are not split.
         """
         run = _Run(self, problem, open_, inner, accept, deadline)
         found = run.loop(most)

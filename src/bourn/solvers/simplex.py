@@ -23,7 +23,7 @@ from bourn.program.linear_bounds import RowBounds, back_substitute
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.relaxations.base import LineRule
 from bourn.solvers.back_substitution import BackSubstitution, coefficient_error
-from bourn.solvers.base import Prepared, Solution, Solver, Status, output_rows
+from bourn.solvers.base import OnProgram, Solution, Solver, Status, output_rows
 from bourn.solvers.tightening import unstable
 
 if TYPE_CHECKING:
@@ -82,25 +82,13 @@ class Simplex(Solver):
 
 
 @dataclass(frozen=True, eq=False)
-class Optimised(Prepared):
+class Optimised(OnProgram):
     """A relaxed program whose pre-activation bounds are all known, as LPs."""
 
     solver: Simplex
     program: RelaxedProgram
     models: LinearPrograms
     deadline: Deadline
-
-    @property
-    def graph(self) -> Graph:  # type: ignore[override]
-        return self.program.graph
-
-    @property
-    def box(self) -> InputSet:  # type: ignore[override]
-        return self.program.box
-
-    @property
-    def bounds(self) -> Mapping[int, Interval]:  # type: ignore[override]
-        return self.program.bounds
 
     @property
     def lps(self) -> int:  # type: ignore[override]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bourn.deadline import NEVER, Deadline
 from bourn.program.branches import Multiplied, Parts, Shared, Value
+from bourn.solvers.adam import direction
 
 _LEAST = 1e-30
 LOOK = 4
@@ -112,14 +113,7 @@ class _Run:
         self.chosen = Multiplied(alpha, beta, weights)
 
     def _change(self, which: int, gradient: Tensor, step: int) -> Tensor:
-        """Adam's direction; entries whose gradient is nothing but rounding stay where they are."""
-        memory = self.how.memory
-        first, second = self.moments[which]
-        first.lerp_(gradient, 1 - memory)
-        second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        root = (second / (1 - 0.999 ** (step + 1))).sqrt_()
-        most = root.amax(1, keepdim=True) if root.shape[1] else root
-        return first / (root + (1e-5 * most + _LEAST)) / (1 - memory ** (step + 1))
+        return direction(*self.moments[which], gradient, step, self.how.memory, rows=1)
 
 
 def _tensors(chosen: Multiplied) -> tuple[Tensor, Tensor, Tensor]:
