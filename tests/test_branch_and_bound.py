@@ -24,11 +24,11 @@ from bourn.solvers.input_splitting import InputSplitting
 from bourn.solvers.methods import method
 from bourn.solvers.neuron_splitting import NeuronSplitting
 from bourn.solvers.split_ascent import Climb
-from bourn.solvers.subproblems import Outcome
+from bourn.solvers.subproblems import Outcome, Splitting
 from networks import Exact, Layers, at_most, convolutional, mlp, random, residual, small_box
 
 KINDS = ("mlp", "residual", "convolution")
-HOWS: dict[str, InputSplitting | NeuronSplitting] = {
+HOWS: dict[str, Splitting] = {
     "input": InputSplitting(batch=64),
     "input, other rules": InputSplitting(batch=64, rule="smear", memory=0),
     "neurons": NeuronSplitting(),
@@ -63,7 +63,7 @@ class Case:
         total = row.constant + sum((c * y[i] for i, c in row.outputs), Fraction(0))
         return total + sum((c * x[i] for i, c in row.inputs), Fraction(0))
 
-    def ask(self, how: InputSplitting | NeuronSplitting, *conjunctions: Conjunction, most: float = 3000) -> Outcome:
+    def ask(self, how: Splitting, *conjunctions: Conjunction, most: float = 3000) -> Outcome:
         """Split until all is decided; what is accepted is a counterexample exactly."""
         self.problem = Problem(self.graph, self.box, Specification(conjunctions))
         inner = method("crown").prepare(self.graph, self.box).bounds
@@ -209,7 +209,7 @@ def test_a_tree_must_cover_everything() -> None:
 
 
 @pytest.mark.parametrize("how", [InputSplitting(), NeuronSplitting()], ids=["inputs", "neurons"])
-def test_what_is_affine_is_decided_too(how: InputSplitting | NeuronSplitting) -> None:
+def test_what_is_affine_is_decided_too(how: Splitting) -> None:
     """Without a neuron, and without an unstable one, there is nothing to split, and nothing that fails."""
     for widths in ([], [4]):
         graph = mlp(Layers((1, 3), random(5)), widths, 2, (ReLU(),))

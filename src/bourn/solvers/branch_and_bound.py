@@ -10,16 +10,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
-
 from bourn.deadline import Deadline
 from bourn.interval import Interval
-from bourn.problem.input_set import Box
 from bourn.problem.problem import Problem
 from bourn.program.branches import CannotSplit
-from bourn.solvers.input_splitting import InputSplitting
 from bourn.solvers.neuron_splitting import NeuronSplitting
-from bourn.solvers.subproblems import Accept, Outcome
+from bourn.solvers.subproblems import Accept, Outcome, Splitting
 
 SECONDS = 10.0
 """How long splitting goes on where there is no time limit."""
@@ -29,31 +25,15 @@ RESERVE = 0.02
 
 @dataclass(frozen=True)
 class BranchAndBound:
-    """``how``: on inputs or on neurons.  ``most_inputs``: more inputs are not split.  ``share``: of the time left.
+    """``how``: on inputs or on neurons.  ``share``: of the time left."""
 
-    ``matrix_bytes``: what the matrices that subproblems share may take.
-    """
-
-    how: InputSplitting | NeuronSplitting = field(default=NeuronSplitting())
-    most_inputs: int = 10
+    how: Splitting = field(default=NeuronSplitting())
     share: float = 1.0
-    matrix_bytes: int = 1 << 30
 
     @property
     def name(self) -> str:
-        return "splitting the input" if isinstance(self.how, InputSplitting) else "splitting neurons"
-
-    def refusal(self, problem: Problem, inner: Mapping[int, Interval]) -> str:
-        """Why it does not apply; empty where it does."""
-        count, box = problem.network.nodes[0].size, problem.box
-        if isinstance(self.how, InputSplitting):
-            if count > self.most_inputs or not isinstance(box, Box):
-                return f"the input set is no box of at most {self.most_inputs} sides"
-            return "" if bool(torch.isfinite(box.interval.magnitude).all()) else "the input set is unbounded"
-        free = sum(int(((b.lower < 0) & (b.upper > 0)).sum()) for b in inner.values())
-        if 4 * free * (count + free / 2) > self.matrix_bytes:
-            return f"{free} unstable neurons are too many"
-        return ""
+        """What is split."""
+        return self.how.name
 
     def run(
         self, problem: Problem, open_: list[int], inner: Mapping[int, Interval], accept: Accept, deadline: Deadline
@@ -62,7 +42,7 @@ class BranchAndBound:
 
         Where ``deadline`` is none it ends after :data:`SECONDS`.
         """
-        if not open_ or self.refusal(problem, inner):
+        if not open_ or self.how.refusal(problem, inner):
             return None
         left = SECONDS if math.isinf(deadline.left) else max(self.share * deadline.left, 1e-3)
         own = Deadline(left - min(1.0, RESERVE * left))

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,23 +29,33 @@ from bourn.relaxations.base import LineRule, Nonlinearity
 from bourn.solvers.back_substitution import bound_both
 from bourn.solvers.base import output_rows
 from bourn.solvers.branching import BRANCHING_INPUTS, Sides
-from bourn.solvers.subproblems import Accept, Outcome, Path, WeightedRows, best_weights, leaf, try_points
+from bourn.solvers.subproblems import Accept, Outcome, Path, Splitting, WeightedRows, best_weights, leaf, try_points
 from bourn.solvers.tightening import refine, unstable
 
 METHOD = "CROWN on a part of the input set"
 
 
 @dataclass(frozen=True)
-class InputSplitting:
+class InputSplitting(Splitting):
     """``batch`` boxes at a time, the worst bounds first; ``rule``: which side is halved (:data:`BRANCHING_INPUTS`).
 
-    ``memory``: bytes for open parts; beyond them the newest parts come first, which keeps their number down.
+    ``memory``: bytes for open parts; beyond them the newest parts come first, which keeps their number down.  Inputs of more
+    than ``most_inputs`` entries are not split.
     """
 
     batch: int = 256
     rule: str = "loss"
     memory: int = 1 << 30
     row_bytes: int = 1 << 23
+    most_inputs: int = 10
+
+    name: ClassVar[str] = "splitting the input"
+
+    def refusal(self, problem: Problem, inner: Mapping[int, Interval]) -> str:
+        """Where the input set is not a bounded box of few sides."""
+        if problem.network.nodes[0].size > self.most_inputs or not isinstance(problem.box, Box):
+            return f"the input set is no box of at most {self.most_inputs} sides"
+        return "" if bool(torch.isfinite(problem.box.interval.magnitude).all()) else "the input set is unbounded"
 
     def run(
         self,
@@ -55,10 +66,7 @@ class InputSplitting:
         deadline: Deadline,
         most: float = math.inf,
     ) -> Outcome:
-        """Decide the conjunctions numbered ``open_`` of a problem on a bounded box, from implied bounds ``inner``.
-
-        Ends out of time, after ``most`` subproblems, or when all is decided.
-        """
+        """A tree for each conjunction, all of the same parts of the box."""
         run = _Run(self, problem, open_, accept)
         return run.loop(inner, deadline, most)
 

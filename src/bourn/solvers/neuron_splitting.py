@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,19 +31,20 @@ from bourn.solvers.base import output_rows
 from bourn.solvers.branching import BRANCHING_NEURONS, Scene
 from bourn.solvers.retightening import tighten
 from bourn.solvers.split_ascent import Climb
-from bourn.solvers.subproblems import Accept, Outcome, Path, WeightedRows, leaf, try_points
+from bourn.solvers.subproblems import Accept, Outcome, Path, Splitting, WeightedRows, leaf, try_points
 
 METHOD = "dual ascent with multipliers for splits"
 
 
 @dataclass(frozen=True)
-class NeuronSplitting:
+class NeuronSplitting(Splitting):
     """At most ``batch`` subproblems at a time, as many as take about ``seconds``, the worst bounds first.
 
     ``rule``: which neuron is split (:data:`BRANCHING_NEURONS`); ``ahead``: of so many of the highest scores both children are
     bounded without ascent, and the neuron whose worse child is best is split.  ``climb`` is the ascent on a subproblem,
     ``again`` that on inner bounds after a split (no steps: none), ``root`` the first one.  ``memory``: bytes for open
-    subproblems; beyond them the newest come first, which keeps their number down.
+    subproblems; beyond them the newest come first, which keeps their number down.  ``matrix_bytes``: what the matrices that
+    subproblems share may take.
     """
 
     batch: int = 128
@@ -53,6 +55,15 @@ class NeuronSplitting:
     climb: Climb = field(default=Climb())
     again: Climb = field(default=Climb(steps=8))
     memory: int = 1 << 30
+    matrix_bytes: int = 1 << 30
+
+    name: ClassVar[str] = "splitting neurons"
+
+    def refusal(self, problem: Problem, inner: Mapping[int, Interval]) -> str:
+        """Where the matrices that subproblems share were too large; other reasons show when they are made."""
+        free = sum(int(((b.lower < 0) & (b.upper > 0)).sum()) for b in inner.values())
+        size = 4 * free * (problem.network.nodes[0].size + free / 2)
+        return f"{free} unstable neurons are too many" if size > self.matrix_bytes else ""
 
     def run(
         self,
@@ -63,11 +74,7 @@ class NeuronSplitting:
         deadline: Deadline,
         most: float = math.inf,
     ) -> Outcome:
-        """Decide the conjunctions numbered ``open_`` of a problem from implied bounds ``inner``.
-
-        Ends out of time, after ``most`` subproblems, or when all is decided.  Raises
-        :class:`bourn.program.branches.CannotSplit` where the network has unstable neurons that are not split.
-        """
+        """One tree for all conjunctions; raises ``CannotSplit`` where the network has unstable neurons that are not split."""
         run = _Run(self, problem, open_, inner, accept, deadline)
         found = run.loop(most)
         bounds = {k: run.bound(k) for k in open_ if run.left(k)}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from bourn.certificates.splits import Leaf, Split, SplitTree
+from bourn.deadline import Deadline
+from bourn.interval import Interval
 from bourn.network.graph import Graph
 from bourn.problem.problem import Objectives, Problem
 from bourn.problem.specification import Row
@@ -37,6 +41,32 @@ class Outcome:
     left: int = 0
     stopped: str = ""
     found: bool = False
+
+
+class Splitting(ABC):
+    """A way to split: what is halved, and how the halves are bounded."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def refusal(self, problem: Problem, inner: Mapping[int, Interval]) -> str:
+        """Why it does not apply; empty where it does, as far as can be told beforehand."""
+
+    @abstractmethod
+    def run(
+        self,
+        problem: Problem,
+        open_: list[int],
+        inner: Mapping[int, Interval],
+        accept: Accept,
+        deadline: Deadline,
+        most: float = math.inf,
+    ) -> Outcome:
+        """Decide the conjunctions numbered ``open_`` of a problem that it does not refuse, from implied bounds ``inner``.
+
+        Ends out of time, after ``most`` subproblems, or when all is decided.  Raises
+        :class:`bourn.program.branches.CannotSplit` where it shows only now that it does not apply.
+        """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
