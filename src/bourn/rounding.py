@@ -34,7 +34,7 @@ def gamma(terms: int) -> float:
 
 def down(x: Tensor) -> Tensor:
     """The next float64 below each entry of ``x``; NaN becomes -inf, for a bound must never be NaN."""
-    return torch.nextafter(torch.nan_to_num(x, nan=-math.inf, posinf=math.inf, neginf=-math.inf), x.new_tensor(-math.inf))
+    return torch.nextafter(torch.nan_to_num(x, nan=-math.inf, posinf=math.inf, neginf=-math.inf), x.new_full((), -math.inf))
 
 
 def up(x: Tensor) -> Tensor:

@@ -21,10 +21,10 @@ def solve(shared: Shared, parts: Parts, box: Box, group: list[int], price: float
     """Multipliers of a subproblem (a batch of one) for the objectives ``group``, and the LP's input (1, n); None if it has none."""
     from scipy.optimize import linprog
 
-    matrix, constant = _affine(shared, parts)
-    split = torch.nonzero(parts.side[0] != 0)[:, 0]
-    side = parts.side[0, split].to(torch.float64)[:, None]
-    rows, offsets = _objectives(shared, parts, matrix, constant)
+    device, own = parts.lower.device, _affine(shared, parts)
+    matrix, constant, rows, offsets = (t.cpu() for t in (*own, *_objectives(shared, parts, *own)))
+    split = torch.nonzero(parts.side[0] != 0)[:, 0].cpu()
+    side = parts.side[0].cpu()[split].to(torch.float64)[:, None]
     rows, offsets = rows[group], offsets[group]
     count, objectives, splits = matrix.shape[1], len(group), len(split)
     height = float(rows.abs().max().clamp(min=1e-12))
@@ -44,18 +44,20 @@ def solve(shared: Shared, parts: Parts, box: Box, group: list[int], price: float
         return None
     duals = torch.from_numpy(-np.asarray(found.ineqlin.marginals)).clamp(min=0).nan_to_num()
     weights = torch.zeros(1, len(shared.rows.constant), dtype=torch.float64)
+    beta = torch.zeros(1, shared.count, dtype=torch.float64)
     weights[0, group] = duals[:objectives]
-    beta = torch.zeros_like(parts.lower)
     beta[0, split] = duals[objectives:]
+    weights = weights.to(device)
     alpha = shared.begin(parts, weights).alpha
-    return Multiplied(alpha, beta, weights / weights.sum().clamp(min=1e-12)), torch.from_numpy(found.x[None, :count])
+    chosen = Multiplied(alpha, beta.to(device, parts.lower.dtype), weights / weights.sum().clamp(min=1e-12))
+    return chosen, torch.from_numpy(found.x[None, :count]).to(device)
 
 
 def _affine(shared: Shared, parts: Parts) -> tuple[Tensor, Tensor]:
     """Every kept neuron's pre-activation as a function of the input: matrix (N, n) and constant (N,)."""
     slope = _slope(shared, parts)
-    matrix = torch.zeros(shared.count, shared.rows.on_input.shape[1], dtype=torch.float64)
-    constant = torch.zeros(shared.count, dtype=torch.float64)
+    matrix = torch.zeros(shared.count, shared.rows.on_input.shape[1], dtype=torch.float64, device=parts.lower.device)
+    constant = torch.zeros(shared.count, dtype=torch.float64, device=parts.lower.device)
     for v, own in shared.place.items():
         layer = shared.layers[v]
         here, offset = layer.on_input.to(torch.float64), layer.constant.to(torch.float64)

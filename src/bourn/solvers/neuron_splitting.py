@@ -115,7 +115,7 @@ class _Run:
         self.rows = WeightedRows.of(problem, distinct)
         self.groups = {k: [distinct.index(row) for row in problem.conjunctions[k].rows] for k in open_}
         self.shared = Shared(program, output_rows(problem.network, self.rows.objectives), self.rows.objectives.constant)
-        self.layer = torch.zeros(self.shared.count, dtype=torch.int64)
+        self.layer = torch.zeros(self.shared.count, dtype=torch.int64, device=problem.network.device)
         for number, own in enumerate(self.shared.place.values()):
             self.layer[own] = number
         self.heap: list[tuple[float, int, _Part]] = []
