@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bourn.formats.toml import read_toml
 from bourn.problem.input_set import linf_ball
 from bourn.problem.problem import label_margins
+from bourn.solvers.adjustments import suited
 from bourn.solvers.methods import method
 from bourn.studies.description import Description
 from bourn.studies.engines import Engine, InProcess, Processes
@@ -81,12 +82,12 @@ def shares(study: Study, device: str, radius: float) -> None:
     print(f"limits: {limits[torch.float64] / 1e12:.1f} TFLOP/s in float64, {limits[torch.float32] / 1e12:.1f} in float32")
     labels = torch.from_numpy(study.images.labels)
     for name in STAGES:
-        size = at_once(name, neurons(network))
+        size = at_once(name, neurons(network), device)
         images = study.images.shaped(network)[:size].to(device)
         balls, margins = linf_ball(images, radius, clip=(0, 1)), label_margins(labels[:size].to(torch.int64).to(device), 10)
 
         def stage(name: str = name, balls: Any = balls, margins: Any = margins) -> None:
-            method(name).prepare(graph, balls).minimise(margins, 0.0)
+            suited(method(name), graph.device).prepare(graph, balls).minimise(margins, 0.0)
 
         with FlopCounterMode(display=False) as counter:
             stage()

@@ -20,9 +20,10 @@ from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.relaxations.base import LineRule
 from bourn.relaxations.relu import ReLU
 from bourn.solvers import highs
+from bourn.solvers.adjustments import patient
 from bourn.solvers.base import output_rows
 from bourn.solvers.dual_ascent import DualAscent
-from bourn.solvers.methods import METHODS, method, patient
+from bourn.solvers.methods import METHODS, method
 from bourn.solvers.simplex import Optimised, Simplex
 from networks import random
 from quick import QUICK

@@ -18,10 +18,11 @@ from bourn.program.lagrangian import Lagrangian
 from bourn.program.reduced import ReducedLagrangian, kept_entries, pays
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.relaxations.base import LineRule
+from bourn.solvers.adjustments import to_gap, within
 from bourn.solvers.base import output_rows
 from bourn.solvers.climb import Steps, climb
 from bourn.solvers.dual_ascent import DualAscent
-from bourn.solvers.methods import EXACT, method, to_gap, within
+from bourn.solvers.methods import EXACT, method
 from networks import ACTIVATIONS, KINDS, RELU, Layers, convolutional, mlp, random, random_objectives, residual
 
 COUNT = 5

@@ -20,8 +20,9 @@ from bourn.network.graph import Graph
 from bourn.problem.input_set import InputSet
 from bourn.problem.problem import Objectives
 from bourn.program.relaxed import intersect_outside
+from bourn.solvers.adjustments import suited, to_gap, within
 from bourn.solvers.base import join
-from bourn.solvers.methods import Method, to_gap, within
+from bourn.solvers.methods import Method
 from bourn.solvers.methods import method as by_name
 
 
@@ -79,7 +80,7 @@ def bound(
     arithmetic for the weights as stored: rounding errors are accounted for outward.  ``outside``: bounds (B, *shape) of
     pre-activations by name, from anywhere (:func:`read_bounds` reads what :meth:`Bounds.save` wrote); they are relied on, and
     what comes out holds where they hold.  ``gap``: for LP-ALL, how near to the optimum, relative to max(1, |optimum|)
-    (:func:`bourn.solvers.methods.to_gap`).  ``memory``: bytes for what is computed, the network itself not counted; problems go
+    (:func:`bourn.solvers.adjustments.to_gap`).  ``memory``: bytes for what is computed, the network itself not counted; problems go
     in parts that keep within about so much.
 
     Raises :class:`bourn.errors.BournError` where an argument does not fit, :class:`bourn.deadline.OutOfTime`
@@ -89,12 +90,12 @@ def bound(
     deadline = timeout if isinstance(timeout, Deadline) else Deadline(timeout)
     chosen = by_name(method) if isinstance(method, str) else method
     chosen = chosen if gap is None else to_gap(chosen, gap)
-    chosen = chosen if memory is None else within(chosen, memory / 2)
+    place = by_device(device)
+    chosen = suited(chosen, place) if memory is None else within(chosen, memory / 2)
     graph = load(model, example=example).graph
     if input_set.lower[0].numel() != graph.nodes[0].size:
         raise UsageError(f"the input set has shape {input_set.shape}, the network's input {graph.input_shape}")
     box = input_set.reshape(graph.input_shape)
-    place = by_device(device)
     graph, box = graph.to(place), box.to(place)
     numbers = [*graph.pre_activations, graph.output] if nodes is None else [graph.number(name) for name in nodes]
     given = {} if outside is None else _given(graph, outside, box.batch)

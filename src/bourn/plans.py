@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from bourn.attacks.projected_gradient import ProjectedGradient
+from bourn.solvers.adjustments import patient
 from bourn.solvers.branch_and_bound import BranchAndBound
 from bourn.solvers.input_splitting import InputSplitting
-from bourn.solvers.methods import Method, method, patient
+from bourn.solvers.methods import Method, method
 from bourn.solvers.neuron_splitting import NeuronSplitting
 
 

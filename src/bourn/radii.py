@@ -25,6 +25,7 @@ from bourn.problem.input_set import InputSet, as_tensor, linf_ball
 from bourn.problem.problem import Objectives, label_margins
 from bourn.program.linear_bounds import back_substitute
 from bourn.relaxations.base import LineRule
+from bourn.solvers.adjustments import suited
 from bourn.solvers.back_substitution import BackSubstitution
 from bourn.solvers.base import output_rows
 from bourn.solvers.dual_ascent import DualAscent
@@ -317,7 +318,7 @@ class _Run:
         if self.known is not None:
             # Bounds on a larger ball hold on a smaller one; the closed form on top of them leaves fewer linear programs.
             begin = BackSubstitution(LineRule.AREA).prepare(balls.graph, ball, begin=self.known, deadline=self.deadline).bounds
-        prepared = self.method.prepare(balls.graph, ball, begin=begin, deadline=self.deadline)
+        prepared = suited(self.method, balls.graph.device).prepare(balls.graph, ball, begin=begin, deadline=self.deadline)
         if not isinstance(prepared, Optimised):
             return prepared.minimise(balls.objectives).bound.amin(1)
         value = least_by_programs(prepared, balls.objectives)

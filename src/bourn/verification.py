@@ -38,6 +38,7 @@ from bourn.problem.problem import Problem, Question, problems
 from bourn.problem.specification import Conjunction, Row
 from bourn.program.losses import losses
 from bourn.rounding import float_below
+from bourn.solvers.adjustments import suited
 from bourn.solvers.back_substitution import Substituted
 from bourn.solvers.base import Prepared
 from bourn.solvers.branch_and_bound import BranchAndBound
@@ -266,7 +267,8 @@ class _Run:
         self.deadline.check()
         problem, best = case.problem, case.inner
         known = {Stand.OWN: {}, Stand.BEST: {"inner": best}, Stand.ON_TOP: {"begin": best}}[step.stand]
-        prepared = step.method.prepare(problem.network, problem.box, deadline=self.deadline, **known)
+        chosen = suited(step.method, problem.network.device)
+        prepared = chosen.prepare(problem.network, problem.box, deadline=self.deadline, **known)
         case.inner = _best(case.inner, prepared)
         if isinstance(prepared, Substituted):
             case.prepared = prepared

@@ -6,9 +6,8 @@ methods is read from here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 from bourn.deadline import NEVER, Deadline
@@ -128,8 +127,6 @@ ASCENT = "lp-all-ascent"
 GAP = 1e-4
 EXACT = 1e-8
 """A gap that asks for the exact optimum."""
-_ALIVE = 32
-"""How many sets of rows are alive at a time, at most: measured."""
 
 METHODS: tuple[Method, ...] = (
     Method(
@@ -359,37 +356,3 @@ def method(name: str) -> Method:
             return candidate
     names = ", ".join(m.name for m in (*METHODS, *BEYOND))
     raise UsageError(f"there is no method {name!r}; there are {names}")
-
-
-def to_gap(chosen: Method, gap: float) -> Method:
-    """LP-ALL to another relative gap: by ascent, or exactly (1e-9, by simplex) from :data:`EXACT` on.
-
-    Raises :class:`UsageError` for a method that has no gap to choose, or a gap that is no positive number.
-    """
-    if chosen.name not in (BARRIER, ASCENT):
-        raise UsageError(f"method {chosen.name} has no gap to choose; {BARRIER} and {ASCENT} have")
-    if not 0 < gap < 1:
-        raise UsageError(f"the gap is {gap:g}; it must lie between 0 and 1 ({BARRIER} is exact)")
-    if gap <= EXACT:
-        return method(BARRIER)
-    climbing = method(ASCENT)
-    assert isinstance(climbing.solver, DualAscent)
-    steps = round(climbing.solver.steps * max(1.0, math.log(gap) / math.log(GAP)) ** 3)
-    return replace(climbing, solver=replace(climbing.solver, gap=gap, steps=steps))
-
-
-def within(chosen: Method, memory: float) -> Method:
-    """The method with sets of rows so small that they keep within about ``memory`` bytes, as far as it has any."""
-    rows = max(1 << 16, int(memory / _ALIVE))
-
-    def smaller(solver: Solver) -> Solver:
-        own = getattr(solver, "chunk_bytes", None)
-        return solver if own is None or own <= rows else replace(solver, chunk_bytes=rows)  # type: ignore[type-var]
-
-    return replace(chosen, solver=smaller(chosen.solver), inner=None if chosen.inner is None else smaller(chosen.inner))
-
-
-def patient(chosen: Method, share: float) -> Method:
-    """The method with at most this share of the time left for its inner bounds."""
-    assert isinstance(chosen.solver, DualAscent | Simplex)
-    return replace(chosen, solver=replace(chosen.solver, patience=share))

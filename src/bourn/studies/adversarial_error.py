@@ -21,6 +21,7 @@ from bourn.interval import Interval
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Objectives
+from bourn.solvers.adjustments import suited
 from bourn.solvers.bracket import InnerProgram, ceilings
 from bourn.solvers.methods import ASCENT, BARRIER, MILP, method
 from bourn.solvers.milp import Searching
@@ -68,7 +69,7 @@ class AdversarialError(Kind):
             limit = {"limit": description.limit} if name == MILP else {}
             yield name, {"cascade": cascade, **attack, **bracket, **limit}
 
-    def rounds(self, task: Task, neurons: int) -> tuple[Round, ...]:
+    def rounds(self, task: Task, neurons: int, device: str) -> tuple[Round, ...]:
         own = task["method"]
         cascade, bracket = task["options"]["cascade"], task["options"].get("bracket")
         stages = [_PREDICTION, *cascade, own, *((_CEILING,) if bracket else ())]
@@ -77,9 +78,9 @@ class AdversarialError(Kind):
             stages.insert(stages.index(ASCENT), _POINTS)
         found: list[Round] = []
         for stage in stages:
-            size = _SIZES[stage] if stage in _SIZES else at_once(stage, neurons)
+            size = _SIZES[stage] if stage in _SIZES else at_once(stage, neurons, device)
             together = bool(found) and (size == 0 or size >= found[-1].at_once)
-            before = found.pop() if together else Round((), size or at_once("ibp", neurons))
+            before = found.pop() if together else Round((), size or at_once("ibp", neurons, device))
             found.append(Round((*before.stages, stage), before.at_once))
         return tuple(found)
 
@@ -121,13 +122,14 @@ def _run(stage: str, job: Job, graph: Graph, images: Tensor, states: list[_State
         return
     task = job.tasks[0]
     with clock() as timer:
-        balls = input_sets(images[which], task["radius"], task["clip"])
+        # What goes image by image keeps no accelerator busy.
+        place = torch.device("cpu") if stage in _ONE_BY_ONE else graph.device
+        graph, own = graph.to(place), images[which].to(place)
+        balls = input_sets(own, task["radius"], task["clip"])
         margins = margins_of((job.tasks[i] for i in which), graph)
         attack = AttackEntry(**task["options"].get("attack", {}))
-        outer = [states[i].outer for i in which]
-        batch = _Batch(
-            graph, images[which], balls, margins, task["radius"], attack, stage, outer, task["options"].get("limit", 0.0)
-        )
+        outer = [{z: bounds.to(place) for z, bounds in states[i].outer.items()} for i in which]
+        batch = _Batch(graph, own, balls, margins, task["radius"], attack, stage, outer, task["options"].get("limit", 0.0))
         found = _STAGES.get(stage, _by_method)(batch)
     for i, one in zip(which, found, strict=True):
         states[i].outer = one.pop("outer", states[i].outer)
@@ -150,7 +152,7 @@ def _by_attack(batch: _Batch) -> list[dict[str, Any]]:
 
 def _by_method(batch: _Batch) -> list[dict[str, Any]]:
     """Certified where every margin has a bound above 0; the bound kept is that of the worst margin."""
-    prepared = method(batch.name).prepare(batch.graph, batch.balls)
+    prepared = suited(method(batch.name), batch.graph.device).prepare(batch.graph, batch.balls)
     worst = prepared.minimise(batch.margins, 0.0).bound.amin(1)
     found: list[dict[str, Any]] = [
         {"outcome": "certified" if value > 0 else None, "bound": finite(value)} for value in worst.tolist()
@@ -211,6 +213,8 @@ _STAGES: dict[str, Callable[[_Batch], list[dict[str, Any]]]] = {
     _POINTS: _by_points,
     _CEILING: _by_ceiling,
 }
+
+_ONE_BY_ONE = (_POINTS, BARRIER, MILP, _CEILING)
 
 _SIZES = {_PREDICTION: 0, ATTACK: 0, _POINTS: 0, _CEILING: 0}
 """Stages that take any number of images: as many as the round they are in."""

@@ -33,7 +33,7 @@ class Ladders(Kind):
         names = [name for name in description.methods if name != ATTACK]
         yield self.name, {"methods": names, "attack": asdict(description.attack), "losses": description.losses}
 
-    def rounds(self, task: Task, neurons: int) -> tuple[Round, ...]:
+    def rounds(self, task: Task, neurons: int, device: str) -> tuple[Round, ...]:
         return (Round((self.name,), 1),)
 
     def answer(self, job: Job, model: Model, images: Tensor, stages: tuple[str, ...], last: bool) -> list[Found]:

@@ -30,9 +30,9 @@ class MinimumDistortion(Kind):
             attack = {"attack": asdict(description.attack)} if name == ATTACK else {}
             yield name, {"precision": description.precision_of(name), **attack}
 
-    def rounds(self, task: Task, neurons: int) -> tuple[Round, ...]:
+    def rounds(self, task: Task, neurons: int, device: str) -> tuple[Round, ...]:
         name = task["method"]
-        return (Round((name,), 1 if name == ATTACK else at_once(name, neurons)),)
+        return (Round((name,), 1 if name == ATTACK else at_once(name, neurons, device)),)
 
     def answer(self, job: Job, model: Model, images: Tensor, stages: tuple[str, ...], last: bool) -> list[Found]:
         with clock() as timer:

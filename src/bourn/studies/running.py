@@ -132,7 +132,7 @@ def _jobs(asked: Sequence[Asked], found: Sequence[Found], number: int, sizes: di
         groups.setdefault(_group(one.task), []).append(i)
     for numbers in groups.values():
         task = asked[numbers[0]].task
-        at_once = kind_of(task["study"]).rounds(task, sizes[task["network_hash"]])[number].at_once
+        at_once = kind_of(task["study"]).rounds(task, sizes[task["network_hash"]], device)[number].at_once
         for first in range(0, len(numbers), at_once):
             some = numbers[first : first + at_once]
             images = np.stack([asked[i].image for i in some])
