@@ -204,7 +204,7 @@ class FloatArithmetic(Arithmetic):
         return Balls(np.asarray(values, dtype=np.float64), np.zeros(np.shape(values)))
 
     def numbers(self, values: Sequence[Fraction]) -> Balls:
-        mid = np.array([_nearest(v) for v in values], dtype=np.float64)
+        mid = np.array([float(v) for v in values], dtype=np.float64)
         rad = np.array([0.0 if m == v else 2 * UNIT * abs(m) + TINY for m, v in zip(mid.tolist(), values, strict=True)])
         return Balls(mid, rad)
 
@@ -216,13 +216,6 @@ class FloatArithmetic(Arithmetic):
 
     def joined(self, parts: Sequence[Balls]) -> Balls:
         return Balls(np.concatenate([p.mid for p in parts], -1), np.concatenate([p.rad for p in parts], -1))
-
-
-def _nearest(value: Fraction) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise ArithmeticError("a number beyond the range of float64") from None
 
 
 # python-flint: balls and rational numbers

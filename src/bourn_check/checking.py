@@ -17,8 +17,6 @@ from bourn_check.network import Network
 from bourn_check.specification import Disjunct, Row, Specification
 from bourn_check.trees import Tree
 
-_MOST_FILE = 1 << 33
-
 
 @dataclass(frozen=True)
 class Report:
@@ -66,13 +64,11 @@ def check(certificate: str | Path, network: str | Path, specification: str | Pat
         except ArithmeticError as error:
             raise NotAProof(f"{error} ({how} arithmetic)") from None
         except MemoryError:
-            raise Unreadable(f"{certificate}: needs more memory than there is") from None
+            raise Unreadable(f"{certificate}: needs more memory than there is, or than is allowed (--memory)") from None
 
 
 def _bytes(path: str | Path) -> bytes:
     try:
-        if Path(path).stat().st_size > _MOST_FILE:
-            raise Unreadable(f"{path}: too large")
         return Path(path).read_bytes()
     except OSError as error:
         raise Unreadable(f"{path}: {error.strerror}") from None
@@ -134,8 +130,7 @@ class _Checking:
                 tuple(self._row(r, f"{where}, conjunction {k}") for r in items(own, "rows", where))
                 for k, own in enumerate(items(case, "conjunctions", where))
             ]
-            tree = Tree(self.own, self.network, self.arithmetic, conjunctions)
-            tree.begin(lower, upper)
+            tree = Tree(self.own, self.network, self.arithmetic, conjunctions, lower, upper)
             while tree.pending:
                 tree.chunk(self.own.read(f"chunks/{chunk}.json"), f"{where}, chunk {chunk}")
                 chunk += 1

@@ -196,11 +196,8 @@ class PiecewiseLinear:
 
     def forward(self, z: Values, arithmetic: Arithmetic) -> Values:
         """The function of enclosures."""
-        piece = self.stable(z.lower(), z.upper())
-        if (piece >= 0).all():
-            return self.on_piece(z, piece, arithmetic)
         # The first piece and, from every knot on, the change of slope.
-        result = self.on_piece(z, np.zeros_like(piece), arithmetic)
+        result = self.on_piece(z, np.zeros(z.shape, dtype=np.int64), arithmetic)
         for knot, (before, _), (after, _) in zip(self.knots, self.pieces[:-1], self.pieces[1:], strict=True):
             short = (arithmetic.exact(np.array(knot)) + -z).capped(np.array(True))  # less what z is beyond the knot
             result = result + short.scaled(np.array(before)) + -short.scaled(np.array(after))

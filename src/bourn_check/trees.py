@@ -21,8 +21,6 @@ from bourn_check.specification import Row
 
 _NUMBERS = 1 << 17
 """Of one set of rows."""
-MOST_PARTS = 1 << 26
-"""Numbers of the bounds of all parts of a chunk."""
 
 Ends = Mapping[str, Floats]
 """By nonlinear step the lower and upper ends (2, size) of what it reads; "" is the input."""
@@ -50,35 +48,32 @@ class _Part:
 
 @dataclass(eq=False)
 class Tree:
-    """The parts of one box, of which every conjunction is to be refuted; those with a row each of weights are ``used``."""
+    """The parts of a box, on each of which every conjunction is to be refuted; ``used``: of each the rows with a weight."""
 
     own: Certificate
     network: Network
     arithmetic: Arithmetic
     conjunctions: Sequence[tuple[Row, ...]]
-    used: list[set[Row]] = field(init=False)
-    pending: dict[int, _Part] = field(default_factory=dict)
+    lower: Floats
+    upper: Floats
     count: int = 1
     rows: int = 0
+    pending: dict[int, _Part] = field(init=False)
+    used: list[set[Row]] = field(init=False)
     steps: dict[str, Step] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.steps = self.network.nonlinear()
-        self.used = [set() for _ in self.conjunctions]
-
-    def begin(self, lower: Floats, upper: Floats) -> None:
-        """Part 0: the box, with nothing known yet."""
+        self.steps, self.used = self.network.nonlinear(), [set() for _ in self.conjunctions]
         sizes = {name: self.network.sizes[name] for name in self.steps}
         nothing = {name: np.array([[-np.inf], [np.inf]]).repeat(size, 1) for name, size in sizes.items()}
-        self.pending[0] = _Part({"": np.stack([lower, upper]), **nothing}, frozenset(range(len(self.conjunctions))))
+        everything = frozenset(range(len(self.conjunctions)))
+        self.pending = {0: _Part({"": np.stack([self.lower, self.upper]), **nothing}, everything)}
 
     def chunk(self, stated: dict[str, Any], where: str) -> None:
         """Take some parts: bound, refute and split them.  Raises :class:`NotAProof` where one is left that is neither."""
         numbers = self.own.integers(stated.get("parts"), where)
         if not len(numbers) or not all(n in self.pending for n in numbers.tolist()) or len(np.unique(numbers)) != len(numbers):
             raise NotAProof(f"{where}: it is about parts that are not open")
-        if len(numbers) * sum(self.network.sizes[n] for n in self.steps) > MOST_PARTS:
-            self.own.fail(where, f"{len(numbers)} parts at once are too many")
         parts = [self.pending.pop(n) for n in numbers.tolist()]
         dual = self._dual(parts)
         for bounds in items(stated, "bounds", where):
@@ -99,8 +94,7 @@ class Tree:
     def _dual(self, parts: list[_Part]) -> Dual:
         ends = {name: np.stack([p.own(name) for p in parts], 1) for name in ("", *self.steps)}
         bounds = {name: Bounds(ends[name][0], ends[name][1]) for name in self.steps}
-        lower, upper = ends[""]
-        return Dual(self.network, self.arithmetic, lower, upper, bounds)
+        return Dual(self.network, self.arithmetic, ends[""][0], ends[""][1], bounds)
 
     def _step(self, stated: Any, where: str) -> str:
         if str(stated) not in self.steps:
@@ -157,7 +151,7 @@ class Tree:
         read = {}
         for tensor, own in stated.items():
             size = self.network.sizes[self._step(tensor, where)]
-            free = self.own.ascending(own.get("free"), where, count * size)
+            free = self.own.indices(own.get("free"), where, count * size, ascending=True)
             counts = np.bincount(free // size, minlength=count)
             ends = np.cumsum(counts[of])
             mu = self.own.floats(own.get("mu"), where, int(ends[-1]) if len(of) else 0)
@@ -186,7 +180,7 @@ class Tree:
         k = stated.get("conjunction")
         if type(k) is not int or not 0 <= k < len(self.conjunctions):
             self.own.fail(where, f"there is no conjunction {str(k)[:40]}")
-        rows, of = self.conjunctions[k], self.own.ascending(stated.get("of"), where, len(dual.lower))
+        rows, of = self.conjunctions[k], self.own.indices(stated.get("of"), where, len(dual.lower), ascending=True)
         weights = self.own.floats(stated.get("weights"), where, len(of), len(rows))
         if (weights < 0).any():
             raise NotAProof(f"{where}: a weight of conjunction {k} is below 0")
@@ -223,7 +217,7 @@ class Tree:
     def _split(self, dual: Dual, open_: list[set[int]], split: np.ndarray, stated: dict[str, Any], where: str) -> None:
         """Both halves of some parts: an entry of what a step reads, or of the input, at most and at least a number."""
         name = "" if stated.get("tensor") is None else self._step(stated["tensor"], where)
-        of = self.own.ascending(stated.get("of"), where, len(open_))
+        of = self.own.indices(stated.get("of"), where, len(open_), ascending=True)
         size = self.network.sizes[name] if name else dual.lower.shape[1]
         entries, at = self.own.indices(stated.get("entry"), where, size), self.own.floats(stated.get("at"), where, len(of))
         if len(entries) != len(of) or split[of].any():
