@@ -180,7 +180,9 @@ def mutated(rng: np.random.Generator, manifest: Manifest, arrays: Arrays, chunks
         else:
             arrays[name] = arrays[str(rng.choice(sorted(arrays)))]
         return
-    holder: Any = manifest if rng.random() < 0.4 else chunks
+    holder: Any = manifest if rng.random() < 0.4 or not chunks else chunks
+    if not holder:
+        return
     while True:
         keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
         key = keys[rng.integers(len(keys))]

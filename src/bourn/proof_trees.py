@@ -5,7 +5,7 @@ Where a leaf of the run is not refuted again it is split on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,8 +29,8 @@ from bourn.solvers.back_substitution import bound_both
 from bourn.solvers.subproblems import WeightedRows
 from bourn.solvers.tightening import refine, unstable
 
-_INPUTS_AT_ONCE = 256
-"""Parts of a chunk."""
+_INPUTS_AT_ONCE, _EVERY = 256, 4
+"""Parts of a chunk, and at every how manieth level of a tree those within it are bounded anew; leaves always are."""
 _ROW_BYTES = 1 << 23
 
 
@@ -101,43 +101,65 @@ class _Box:
 
 def grow_by_input(own: Grown) -> None:
     """Write a tree of halved boxes: bounds are the checker's own, by its rule of lines, so that nothing but the tree is stored."""
-    box, graph = own.problem.box, own.problem.network
-    root = Proof(own.problem, own.names, Level.CLOSED_FORM)
-    for z in graph.pre_activations:
-        root.add(z)
-    ends = [(root.program.bounds[z].lower.flatten(), root.program.bounds[z].upper.flatten()) for z in graph.pre_activations]
-    known = torch.stack([torch.cat(side) for side in zip(*ends, strict=True)]) if ends else box.lower.new_zeros(2, 0)
-    stack = [_Box(0, box.lower[0].flatten(), box.upper[0].flatten(), known, own.begin(), 0)]
-    again = [{"tensor": own.names[v], "multipliers": LINES} for v in graph.nonlinear]
-    numbers, refined = 1, [*root.bounds, *again]
+    growing = _Growing(own)
+    stack = [growing.root]
     while stack:
-        size = 1 if numbers == 1 else _INPUTS_AT_ONCE
+        size = 1 if growing.numbers == 1 else _INPUTS_AT_ONCE
         batch, stack = stack[-size:], stack[:-size]
-        shape = (len(batch), *graph.input_shape)
-        lower, upper = (torch.stack(e) for e in zip(*((p.lower, p.upper) for p in batch), strict=True))
-        program, inner = _refined(own.problem, Box(Interval(lower.reshape(shape), upper.reshape(shape))), batch)
-        chunk: dict[str, Any] = {"parts": integers(p.number for p in batch), "bounds": refined, "refuted": []}
-        refined = again
-        for k in {k for p in batch for k in ready(p.left, p.depth)}:
-            chunk["refuted"].append(_refute(own, k, program, batch))
-        chunk["refuted"] = [r for r in chunk["refuted"] if len(r["of"])]
+        within = [p for p in batch if p.depth % _EVERY and not ready(p.left, p.depth)]
+        others = [p for p in batch if not (p.depth % _EVERY and not ready(p.left, p.depth))]
+        for some, refined in ((within, False), (others, True)):
+            if some:
+                stack.extend(growing.chunk(some, refined))
+                own.tell(len(some))
+
+
+class _Growing:
+    """A tree of boxes on its way: how many numbers are given, and what proves the root's bounds."""
+
+    def __init__(self, own: Grown) -> None:
+        box, graph = own.problem.box, own.problem.network
+        proof = Proof(own.problem, own.names, Level.CLOSED_FORM)
+        for z in graph.pre_activations:
+            proof.add(z)
+        known = [proof.program.bounds[z] for z in graph.pre_activations]
+        nothing = box.lower.new_zeros(0)  # all that an affine network has
+        inner = torch.stack(
+            [torch.cat([nothing, *(t.flatten() for t in ends)]) for ends in ([b.lower for b in known], [b.upper for b in known])]
+        )
+        self.own, self.numbers = own, 1
+        self.lines = [{"tensor": own.names[v], "multipliers": LINES} for v in graph.nonlinear]
+        self.first = [*proof.bounds, *self.lines]
+        self.root = _Box(0, box.lower[0].flatten(), box.upper[0].flatten(), inner, own.begin(), 0)
+
+    def chunk(self, batch: list[_Box], refined: bool) -> list[_Box]:
+        """Write a chunk; what is left of its parts, halved.  Bounds of parts that are not ``refined`` are their parents'."""
+        own, shape = self.own, (len(batch), *self.own.problem.network.input_shape)
+        bounds = [] if not refined else self.first if self.numbers == 1 else self.lines
+        chunk: dict[str, Any] = {"parts": integers(p.number for p in batch), "bounds": bounds}
+        program, inner = None, torch.stack([p.inner for p in batch], 1)
+        if refined:
+            lower, upper = (torch.stack(ends).reshape(shape) for ends in zip(*((p.lower, p.upper) for p in batch), strict=True))
+            program, inner = _refined(own.problem, Box(Interval(lower, upper)), batch)
+            refuted = [_refute(own, k, program, batch) for k in sorted({k for p in batch for k in ready(p.left, p.depth)})]
+            chunk["refuted"] = [r for r in refuted if len(r["of"])]
         open_ = [i for i, p in enumerate(batch) if p.left]
         sides = [_side(own, program, batch[i], i) for i in open_]
-        at = [v for _, v in sides]
         if open_:
-            entry = integers(s for s, _ in sides)
-            chunk["splits"] = [{"of": integers(open_), "entry": entry, "at": np.array(at, dtype="<f8")}]
+            at = np.array([middle for _, middle in sides], dtype="<f8")
+            chunk["splits"] = [{"of": integers(open_), "entry": integers(side for side, _ in sides), "at": at}]
         own.file.chunk(chunk)
-        children = []
-        for i, (side, _), middle in zip(open_, sides, at, strict=True):
-            for part in Part:
-                low, high = batch[i].lower.clone(), batch[i].upper.clone()
-                (high if part is Part.BELOW else low)[side] = middle
-                left = halved(batch[i].left, batch[i].depth, part)
-                children.append(_Box(numbers, low, high, inner[:, i].clone(), left, batch[i].depth + 1))
-                numbers += 1
-        stack.extend(children)
-        own.tell(len(batch))
+        return [half for i, (side, at) in zip(open_, sides, strict=True) for half in self._halves(batch[i], side, at, inner[:, i])]
+
+    def _halves(self, part: _Box, side: int, at: float, inner: Tensor) -> list[_Box]:
+        halves = []
+        for which in Part:
+            low, high = part.lower.clone(), part.upper.clone()
+            (high if which is Part.BELOW else low)[side] = at
+            left = halved(part.left, part.depth, which)
+            halves.append(_Box(self.numbers, low, high, inner.clone(), left, part.depth + 1))
+            self.numbers += 1
+        return halves
 
 
 def _refined(problem: Problem, box: Box, batch: list[_Box]) -> tuple[RelaxedProgram, Tensor]:
@@ -173,11 +195,12 @@ def _refute(own: Grown, k: int, program: RelaxedProgram, batch: list[_Box]) -> d
     return {"conjunction": k, "of": integers(good), "weights": weights[good].numpy(), "multipliers": LINES}
 
 
-def _side(own: Grown, program: RelaxedProgram, part: _Box, number: int) -> tuple[int, float]:
+def _side(own: Grown, program: RelaxedProgram | None, part: _Box, number: int) -> tuple[int, float]:
     """The entry at which the run split a part and where, or else the one along which the rows that are open vary most."""
     place = planned(part.left, part.depth)
     if place is not None:
         return place[1], place[2]
+    assert program is not None  # a leaf of the run was bounded
     k = next(iter(part.left))
     weights = torch.tensor([part.left[k][0].weights], dtype=torch.float64).expand(program.batch, -1)
     rows, constant = own.rows[k].rows(weights)
@@ -192,6 +215,7 @@ def _side(own: Grown, program: RelaxedProgram, part: _Box, number: int) -> tuple
     return side, middle
 
 
-def integers(values: Any) -> np.ndarray:
+def integers(values: Iterable[int]) -> np.ndarray:
+    """As a chunk has them."""
     return np.array(list(values), dtype="<i8")
 
