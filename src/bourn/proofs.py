@@ -8,7 +8,6 @@ comes to are not those of the run, but they stand on nothing else than what is i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +123,11 @@ def _cases(
     groups: list[Sequence[Refutation | SplitTree]] = [plain]
     for own, grow in ((on_input, grow_by_input), (on_neurons, grow_by_neuron)):
         if own:
-            grow(Grown(file, replace(problem), names, own, log, deadline))
+            try:
+                grow(Grown(file, problem, names, own, log, deadline))
+            except UsageError as error:
+                trusting = {leaf.method.partition("trusting ")[2] for tree in own for leaf in tree.leaves} - {""}
+                raise UsageError(f"{error}; trusted: {', '.join(sorted(trusting))}" if trusting else str(error)) from None
             groups.append(own)
     lower, upper = (file.array(t.flatten().numpy().astype("<f8")) for t in (box.lower, box.upper))
     return [

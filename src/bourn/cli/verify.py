@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from bourn.verification import Result, Step
 
 
+_LEAST, _TIMES = 60.0, 20.0
+"""Seconds that a certificate may take, and times as many as its verdict took, whichever is more."""
+
+
 @dataclass(frozen=True)
 class _Asked:
     """The files that the command line names: no query where it asks about a ball, a name in the standard's form only."""
@@ -99,13 +103,14 @@ def command(
 
 
 def _certify(found: Result, path: Path, quiet: bool) -> None:
-    """Write the certificate, or say that there is nothing to write one about."""
+    """Write the certificate, in :data:`_TIMES` the time that the verdict took, or say that there is nothing to write one about."""
     from bourn.proofs import write_certificate
 
     if found.status not in ("unsat", "sat"):
         click.echo(f"no certificate: {found.status} states nothing to be proved", err=True)
         return
-    write_certificate(found, path, None if quiet else lambda text: click.echo(f"  certificate: {text}", err=True))
+    limit = max(_LEAST, _TIMES * found.seconds)
+    write_certificate(found, path, None if quiet else lambda text: click.echo(f"  certificate: {text}", err=True), limit)
     if not quiet:
         click.echo(f"certificate written to {path}", err=True)
 
