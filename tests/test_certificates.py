@@ -14,6 +14,7 @@ from bourn.certificates.evidence import Refutation, Verified
 from bourn.certificates.splits import Leaf, Part, Split, SplitTree
 from bourn.cli.main import run
 from bourn.plans import Bounding, Plan
+from bourn_check.trees import Tree
 from certificate_files import Arrays, Chunks, Manifest, changed, contents, convolutional, mlp, proved, specification
 from onnx_models import model, node, numbers
 
@@ -187,3 +188,38 @@ def test_what_is_not_true_has_no_certificate(tmp_path: Path) -> None:
     with pytest.raises(bourn.BournError, match="no certificate was written"):
         bourn.write_certificate(untrue, tmp_path / "none.bourn", timeout=5)
     assert not (tmp_path / "none.bourn").exists()
+
+
+def halves(name: str, lower: list[float], upper: list[float], depth: int, path: tuple[Split, ...] = ()) -> list[tuple[Split, ...]]:
+    """The paths to the leaves of a tree that halves all sides in turn."""
+    if len(path) == depth:
+        return [path]
+    side = len(path) % len(lower)
+    middle = (lower[side] + upper[side]) / 2
+    low, high = list(lower), list(upper)
+    low[side] = high[side] = middle
+    below = halves(name, lower, high, depth, (*path, Split(name, side, middle, Part.BELOW)))
+    return below + halves(name, low, upper, depth, (*path, Split(name, side, middle, Part.ABOVE)))
+
+
+def test_large_trees_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a tree of 8,192 leaves few parts are open at a time, and hardly more than the tree is stored."""
+    network, question = tmp_path / "net.onnx", tmp_path / "prop.vnnlib"
+    network.write_bytes(mlp(3, (6, 6)).SerializeToString())
+    question.write_text(specification(np.full(3, -1.0), np.full(3, 1.0), 2, "(assert (<= Y_0 -60))"))
+    result = bourn.verify(network, question)
+    (case,) = result.question.cases
+    (conjunction,) = case.specification.conjunctions
+    paths = halves(result.model.graph.nodes[0].name, [-1.0] * 3, [1.0] * 3, 13)
+    tree = SplitTree(conjunction, tuple(Leaf(path, (1.0,), 0.1, "a test") for path in paths))
+    bourn.write_certificate(replace(result, verdict=Verified(((tree,),), (case,))), tmp_path / "proof.bourn")
+    most, chunk = [0], Tree.chunk
+
+    def counted(own: Tree, stated: dict[str, object], where: str) -> None:
+        chunk(own, stated, where)
+        most.append(len(own.pending))
+
+    monkeypatch.setattr(Tree, "chunk", counted)
+    assert bourn_check.check(tmp_path / "proof.bourn", network, question).parts == 16383
+    assert max(most) <= 2000
+    assert (tmp_path / "proof.bourn").stat().st_size < 40 * 16383
