@@ -91,6 +91,14 @@ def test_what_nothing_refutes_is_found_to_be_missing(tmp_path: Path) -> None:
         bourn_check.check(*changed(files, dropped).arguments)
 
 
+def test_nodes_that_compute_nothing(tmp_path: Path) -> None:
+    """A Relu is called by the tensor that it computes, whatever passes that on."""
+    nodes = [node("Gemm", "x W", "z", transB=1), node("Relu", "z", "a"), node("Dropout", "a", "d"), node("Identity", "d", "i")]
+    network = model([*nodes, node("Gemm", "i V", "y", transB=1)], {"x": [1, 3]}, {"W": numbers(4, 3), "V": numbers(2, 4, seed=1)})
+    files = proved(tmp_path, network, "crown")
+    assert bourn_check.check(*files.arguments, "rational").verdict == "unsat"
+
+
 def test_large_weights_that_cancel(tmp_path: Path) -> None:
     # y = relu(1e8 x + 1) - relu(1e8 x) is 1 for x >= 0; float32 sums of the parts lose the 1.
     constants = {"W": np.array([[1e8], [1e8]], np.float32), "b": np.array([1, 0], np.float32), "V": np.array([[1, -1]], np.float32)}

@@ -31,6 +31,9 @@ from bourn.verification import Result
 OPERATORS = ("Abs", "Clip", "LeakyRelu", "Relu")
 """The nonlinear operators that certificates are written and checked for."""
 
+_SAME = ("Dropout", "Identity")
+"""Operators that the graph has no nodes of."""
+
 Log = Callable[[str], None] | None
 
 
@@ -79,14 +82,18 @@ def operator_names(graph: Graph, path: Path) -> dict[int, str]:
 
     computed, by_source = {}, {}
     for node in read_model(path).graph.node:
-        computed[node.output[0]] = node.op_type
+        computed[node.output[0]] = node
         by_source[f"{node.op_type} {node.name or node.output[0]}"] = node.output[0]
     names = {}
     for v in graph.nonlinear:
         node = graph.nodes[v]
-        operator = node.source.split(" ")[0]
-        name = node.name if computed.get(node.name) == operator else by_source.get(node.source)
-        if operator not in OPERATORS or name is None or not isinstance(node.operation, PiecewiseLinear):
+        name, operator = "", node.source.split(" ")[0]
+        for candidate in (node.name, by_source.get(node.source, "")):
+            while candidate in computed and computed[candidate].op_type in _SAME:  # the graph's node is called after the last
+                candidate = computed[candidate].input[0]
+            if not name and candidate in computed and computed[candidate].op_type in OPERATORS:
+                name, operator = candidate, computed[candidate].op_type
+        if operator not in OPERATORS or not name or not isinstance(node.operation, PiecewiseLinear):
             raise UsageError(
                 f"no certificate can be written yet for {operator or 'the'} node {node.name!r}; "
                 f"nonlinear operators that can be are {', '.join(OPERATORS)}"
