@@ -41,7 +41,7 @@ class InputSplitting(Splitting):
     rule: str = "loss"
     memory: int = 1 << 30
     row_bytes: int = 1 << 22
-    most_inputs: int = 10
+    most_inputs: int = 20
 
     name: ClassVar[str] = "splitting the input"
 
