@@ -196,14 +196,28 @@ def test_witness_lies_in_the_box_as_written() -> None:
     assert Fraction(1, 10) <= Fraction(float(x[0])) <= Fraction(7, 10)
 
 
-def test_box_without_a_representable_point_has_no_witness() -> None:
+def test_a_box_without_a_representable_point_is_decided_in_real_arithmetic() -> None:
+    """The nearest number is replayed, and says so; it alone decides nothing."""
     point = vnnlib([("0.1", "0.1")], 1, "(<= Y_0 1)")
     for single in (True, False):  # 0.1 is no float64 either
         found = verify(mlp(IDENTITY, single=single), parse(point))
-        assert found.status == "unknown"
-        assert "the replay refused the point" in str(found)
+        assert isinstance(found.verdict, Falsified)
+        counterexample = found.verdict.counterexample
+        assert counterexample.real is not None
+        lower, upper = (Fraction(float(end[0])) for end in counterexample.real)
+        assert lower <= Fraction(1, 10) <= upper
+        assert 0 <= counterexample.off <= 2.0**-27
+        assert "real arithmetic" in str(found)
+        assert "lies in the input set" not in str(found)
+        assert "real arithmetic" in found.verdict.semantics
+    # The nearest float32 number is 0.100000001490...: a counterexample, but none of the set.
+    assert verify(mlp(IDENTITY), parse(vnnlib([("0.1", "0.1")], 1, "(>= Y_0 0.1000000001)"))).status == "unsat"
+    # 0.1 is a counterexample, but the nearest number is none.
+    assert verify(mlp(IDENTITY), parse(vnnlib([("0.1", "0.1")], 1, "(<= Y_0 0.1000000001)"))).status == "unknown"
     assert verify(mlp(IDENTITY), parse(vnnlib([("0.1", "0.1")], 1, "(<= Y_0 0.05)"))).status == "unsat"
     assert verify(mlp(IDENTITY), parse(vnnlib([("0.125", "0.125")], 1, "(<= Y_0 1)"))).status == "sat"
+    mixed = verify(mlp(*SUM), parse(vnnlib([("0.1", "0.1"), ("0", "1")], 1, "(<= Y_0 1)")))
+    assert isinstance(mixed.verdict, Falsified)
 
 
 # Limits

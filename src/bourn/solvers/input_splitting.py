@@ -100,7 +100,7 @@ class _Pool:
             self._paths += [Path()] * more
             self._free += range(count, count + more)
         numbers = [self._free.pop() for _ in parts.paths]
-        index = torch.tensor(numbers, device=parts.ends.device)
+        index = torch.tensor(numbers, dtype=torch.int64, device=parts.ends.device)
         for own, new in zip(self._stored, (parts.ends, parts.inner, parts.open, parts.bounds), strict=True):
             own[index] = new
         for number, path in zip(numbers, parts.paths, strict=True):
@@ -109,7 +109,7 @@ class _Pool:
 
     def take(self, numbers: Sequence[int]) -> _Parts:
         """Parts by number, which are no longer stored."""
-        index = torch.tensor(numbers, device=self._stored[0].device)
+        index = torch.tensor(numbers, dtype=torch.int64, device=self._stored[0].device)
         ends, inner, open_, bounds = (t[index] for t in self._stored)
         self._free += numbers
         return _Parts(ends, inner, open_, bounds, tuple(self._paths[i] for i in numbers))
