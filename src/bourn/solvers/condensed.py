@@ -193,12 +193,10 @@ class Condensed:
         count = max(form.columns.shape[1] for form in arguments)
         columns = operation.linear(*(_padded(form.columns, count).flatten(0, 1) for form in arguments))
         columns = columns.reshape(batch, count, *operation.out_shape)
-        if any(columns.untyped_storage().data_ptr() == form.columns.untyped_storage().data_ptr() for form in arguments):
-            columns = columns.clone()  # numbers were only moved, and the bias is added in place
         size = operation.absolute(*(form.size for form in arguments))
         error = operation.absolute(*(form.error for form in arguments))
         if operation.bias is not None:
-            columns[:, 0] += operation.bias
+            columns = torch.cat([columns[:, :1] + operation.bias, columns[:, 1:]], 1)  # may be the argument's own: not in place
             size = size + operation.bias.abs()
         if operation.bias_error is not None:
             size, error = size + operation.bias_error, error + operation.bias_error
