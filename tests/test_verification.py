@@ -11,14 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import bourn
+from bourn.attacks.projected_gradient import ProjectedGradient
 from bourn.certificates.evidence import Falsified, Refutation, Unknown, Verified
 from bourn.deadline import Deadline
 from bourn.errors import BournError, UsageError
 from bourn.formats.model import Model
 from bourn.formats.vnnlib import parse
-from bourn.problem.problem import Case, Question
+from bourn.problem.problem import Case, Question, problems
 from bourn.problem.specification import Row, Specification
 from bourn.verification import Result, Step, verify
 from quick import UP_TO_LP_ALL
@@ -353,3 +355,20 @@ def test_vnncomp_answers(data_folder: Path, benchmark: str, network: str, questi
     assert expected(folder)[benchmark, f"onnx/{network}.onnx", f"vnnlib/{question}.vnnlib"] == status
     place = folder / benchmark
     assert checked(place / "onnx" / f"{network}.onnx.gz", place / "vnnlib" / f"{question}.vnnlib.gz") == status
+
+
+def test_a_corner_where_no_gradient_leads_is_found_by_random_points() -> None:
+    """y = 1 - relu(x_0 + x_1 + x_2 - 2.999) * 1e6 is flat but in a corner, at which no descent begins or arrives."""
+    model = mlp(([[1.0, 1.0, 1.0]], [-2.999]), ([[-1e6]], [1.0]))
+    asked = parse(vnnlib([("0", "1")] * 3, 1, "(<= Y_0 0)"))
+    problem = problems(model.graph, asked)[0]
+
+    def satisfies(x: torch.Tensor) -> bool:
+        return float(problem.network.evaluate(x[None])) <= 0
+
+    for samples, expected in ((0, False), (5000, True)):
+        attack = ProjectedGradient(steps=20, restarts=20, samples=samples)
+        found, best, _ = attack.run(problem, satisfies, Deadline(None))
+        assert found == expected
+        assert (float(best) <= 0) == expected
+    assert not ProjectedGradient(steps=1, restarts=1, samples=5000, few=2).run(problem, satisfies, Deadline(None))[0]
