@@ -52,6 +52,8 @@ def write_certificate(
         raise UsageError(f"no certificate is written: the verdict is {result.status}, which states nothing to be proved")
     if not isinstance(result.model.source, str | Path) or not source or not Path(source).is_file():
         raise UsageError("a certificate is about an ONNX file and a VNN-LIB file; this network or this question is no file")
+    if isinstance(verdict, Falsified) and verdict.counterexample.real is not None:
+        raise UsageError("no certificate is written: the input set holds no number of the network's type, so no witness")
     with CertificateFile(path, Path(result.model.source), Path(source)) as file:
         if isinstance(verdict, Falsified):
             file.manifest |= {"verdict": "sat", "witness": file.array(np.asarray(verdict.counterexample.x, dtype="<f8"))}

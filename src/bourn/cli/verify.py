@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bourn.cli.main import plural
+from bourn.cli.main import plural, uncollected
 from bourn.cli.questions import Ball, ball_options
 from bourn.errors import UsageError
 
@@ -138,8 +138,9 @@ def _asked(files: tuple[str, ...], networks: tuple[str, ...], ball: Ball | None,
 
 
 def _run(asked: _Asked, ball: Ball | None, label: int | None, deadline: Deadline, device: str, quiet: bool) -> Result:
-    from bourn.formats.model import load
-    from bourn.verification import verify
+    with uncollected():
+        from bourn.formats.model import load
+        from bourn.verification import verify
 
     def log(step: Step) -> None:
         click.echo(f"  {step.what}: {step.seconds:.3f} s, {plural(step.open, 'conjunction', 'conjunctions')} open", err=True)
