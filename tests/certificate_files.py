@@ -127,30 +127,34 @@ def proved(folder: Path, network: onnx.ModelProto, method: str, radius: float = 
 
 Manifest = dict[str, Any]
 Arrays = dict[str, np.ndarray]
+Chunks = list[dict[str, Any]]
 
 
-def contents(path: Path) -> tuple[Manifest, Arrays]:
-    """A certificate's manifest and arrays."""
+def contents(path: Path) -> tuple[Manifest, Arrays, Chunks]:
+    """A certificate's manifest, arrays and chunks."""
     with zipfile.ZipFile(path) as own:
         arrays = {n[7:-4]: np.load(own.open(n)) for n in own.namelist() if n.endswith(".npy")}
-        return json.loads(own.read("manifest.json")), arrays
+        count = sum(n.startswith("chunks/") for n in own.namelist())
+        return json.loads(own.read("manifest.json")), arrays, [json.loads(own.read(f"chunks/{i}.json")) for i in range(count)]
 
 
-def rewritten(path: Path, manifest: Manifest, arrays: Arrays) -> None:
+def rewritten(path: Path, manifest: Manifest, arrays: Arrays, chunks: Chunks) -> None:
     """Write a certificate's file from its parts."""
     with zipfile.ZipFile(path, "w") as own:
         for name, values in arrays.items():
             with own.open(f"arrays/{name}.npy", "w") as member:
                 np.lib.format.write_array(member, values, version=(1, 0))
+        for number, chunk in enumerate(chunks):
+            own.writestr(f"chunks/{number}.json", json.dumps(chunk))
         own.writestr("manifest.json", json.dumps(manifest))
 
 
-def changed(files: Files, change: Callable[[Manifest, Arrays], object]) -> Files:
+def changed(files: Files, change: Callable[[Manifest, Arrays, Chunks], object]) -> Files:
     """The same files with another certificate."""
-    manifest, arrays = contents(files.certificate)
-    change(manifest, arrays)
+    manifest, arrays, chunks = contents(files.certificate)
+    change(manifest, arrays, chunks)
     other = Files(files.network, files.specification, files.certificate.with_name("changed.bourn"))
-    rewritten(other.certificate, manifest, arrays)
+    rewritten(other.certificate, manifest, arrays, chunks)
     return other
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import bourn
 import bourn_check
-from bourn.certificates.evidence import Verified
+from bourn.certificates.evidence import Refutation, Verified
+from bourn.certificates.splits import Leaf, Part, Split, SplitTree
 from bourn.cli.main import run
 from bourn.plans import Bounding, Plan
-from bourn.problem.specification import Conjunction
-from certificate_files import changed, contents, convolutional, mlp, proved, specification
+from bourn_check.trees import Tree
+from certificate_files import Arrays, Chunks, Manifest, changed, contents, convolutional, mlp, proved, specification
 from onnx_models import model, node, numbers
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -60,9 +59,9 @@ def test_a_network_of_many_operators(tmp_path: Path) -> None:
 def test_linear_programs_multipliers_are_kept(tmp_path: Path) -> None:
     # Some neuron is open, and CROWN's bound is below that of the LP.
     files = proved(tmp_path, mlp(1, (8, 8, 8)), "lp-all", radius=0.5)
-    manifest, _ = contents(files.certificate)
-    parts = [p["multipliers"] for b in manifest["cases"][0]["bounds"] for p in b["parts"]]
-    assert any("mu" in m for own in parts if own != "interval" for m in own.values())
+    _, _, (chunk,) = contents(files.certificate)
+    parts = [p["multipliers"] for p in chunk["bounds"]]
+    assert any("mu" in m for own in parts if not isinstance(own, str) for m in own.values())
     assert bourn_check.check(*files.arguments).verdict == "unsat"
 
 
@@ -84,11 +83,20 @@ def test_several_boxes_several_rows_and_rows_on_inputs(tmp_path: Path) -> None:
 def test_what_nothing_refutes_is_found_to_be_missing(tmp_path: Path) -> None:
     files = proved(tmp_path, mlp(2), "crown")
 
-    def dropped(manifest: dict[str, object], _: object) -> None:
-        manifest["cases"][0]["conjunctions"].pop()  # type: ignore[index]
+    def dropped(manifest: Manifest, _: Arrays, chunks: Chunks) -> None:
+        manifest["cases"][0]["conjunctions"].pop()
+        chunks[0]["refuted"].pop()
 
     with pytest.raises(bourn_check.NotAProof, match="nothing refutes"):
         bourn_check.check(*changed(files, dropped).arguments)
+
+
+def test_nodes_that_compute_nothing(tmp_path: Path) -> None:
+    """A Relu is called by the tensor that it computes, whatever passes that on."""
+    nodes = [node("Gemm", "x W", "z", transB=1), node("Relu", "z", "a"), node("Dropout", "a", "d"), node("Identity", "d", "i")]
+    network = model([*nodes, node("Gemm", "i V", "y", transB=1)], {"x": [1, 3]}, {"W": numbers(4, 3), "V": numbers(2, 4, seed=1)})
+    files = proved(tmp_path, network, "crown")
+    assert bourn_check.check(*files.arguments, "rational").verdict == "unsat"
 
 
 def test_large_weights_that_cancel(tmp_path: Path) -> None:
@@ -144,40 +152,6 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert ran("verify", network, "--image", "x", "--radius", "0.1", "--certificate", proof)[0] == 2
 
 
-class Part(Enum):
-    """Of a split."""
-
-    BELOW = 0
-    ABOVE = 1
-
-
-@dataclass(frozen=True)
-class Split:
-    """As evidence of branch and bound has it."""
-
-    node: str
-    entry: int
-    value: float
-    part: Part
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A path, and the weights of the rows."""
-
-    splits: tuple[Split, ...]
-    weights: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Tree:
-    """A conjunction's leaves."""
-
-    conjunction: Conjunction
-    leaves: tuple[Leaf, ...]
-    method: str = "branch and bound"
-
-
 def test_trees_of_splits_prove_more_than_any_bound(tmp_path: Path) -> None:
     """y = relu(x) - relu(-x) + relu(x_1 - 1) + 2 is at least x + 2: beyond the barrier, and within reach of one split."""
     constants = {"W": np.array([[1, 0], [-1, 0], [0, 1]], np.float32), "b": np.array([0, 0, -1], np.float32)}
@@ -192,19 +166,68 @@ def test_trees_of_splits_prove_more_than_any_bound(tmp_path: Path) -> None:
     (conjunction,) = case.specification.conjunctions
 
     def leaf(*splits: tuple[str, int, float, Part]) -> Leaf:
-        return Leaf(tuple(Split(*s) for s in splits), (1.0,))
+        return Leaf(tuple(Split(*s) for s in splits), (1.0,), 0.1, "a test")
 
-    near, far = ("z", 2, 2.0, Part.BELOW), ("z", 2, 2.0, Part.ABOVE)  # nothing is far
     sides = [(("z", 0, 0.0, one), ("z", 1, 0.0, other)) for one in Part for other in Part]
-    by_neurons = (*(leaf(near, *path) for path in sides), leaf(far))
+    by_neurons = tuple(leaf(*path) for path in sides)
     by_input = leaf(("x", 0, 0.0, Part.BELOW)), leaf(("x", 0, 0.0, Part.ABOVE))
-    for leaves in (by_neurons, by_input):
-        tree: Any = Tree(conjunction, leaves)
+    # Neither a tree that is too coarse, nor what has no multipliers at all, is written as it is: it is split on.
+    for leaves in (by_neurons, by_input, (leaf(),)):
+        tree = SplitTree(conjunction, leaves)
         verdict = Verified(((tree,),), (case,))
         bourn.write_certificate(replace(result, verdict=verdict), tmp_path / "proof.bourn")
         for arithmetic in ARITHMETICS:
             assert bourn_check.check(tmp_path / "proof.bourn", network, question, arithmetic).verdict == "unsat"
-    unsplit: Any = Tree(conjunction, (leaf(),))
-    untrue = replace(result, verdict=Verified(((unsplit,),), (case,)))
-    with pytest.raises(bourn.BournError, match="prove the verdict again were not found"):
-        bourn.write_certificate(untrue, tmp_path / "none.bourn")
+    trusted = Refutation(conjunction, (1.0,), 0.1, "milp, trusting HiGHS")
+    bourn.write_certificate(replace(result, verdict=Verified(((trusted,),), (case,))), tmp_path / "proof.bourn")
+    assert bourn_check.check(tmp_path / "proof.bourn", network, question).parts > 1
+
+
+def test_what_is_not_true_has_no_certificate(tmp_path: Path) -> None:
+    """However it is split: some part holds a counterexample."""
+    network, question = tmp_path / "net.onnx", tmp_path / "prop.vnnlib"
+    network.write_bytes(mlp(1, (4,)).SerializeToString())
+    question.write_text(specification(np.full(3, -1.0), np.full(3, 1.0), 2, "(assert (<= Y_0 3.0))"))
+    result = bourn.verify(network, question)
+    assert result.status == "sat"
+    (case,) = result.question.cases
+    (conjunction,) = case.specification.conjunctions
+    untrue = replace(result, verdict=Verified(((Refutation(conjunction, (1.0,), 0.1, "a fault"),),), (case,)))
+    with pytest.raises(bourn.BournError, match="no certificate was written"):
+        bourn.write_certificate(untrue, tmp_path / "none.bourn", timeout=5)
+    assert not (tmp_path / "none.bourn").exists()
+
+
+def halves(name: str, lower: list[float], upper: list[float], depth: int, path: tuple[Split, ...] = ()) -> list[tuple[Split, ...]]:
+    """The paths to the leaves of a tree that halves all sides in turn."""
+    if len(path) == depth:
+        return [path]
+    side = len(path) % len(lower)
+    middle = (lower[side] + upper[side]) / 2
+    low, high = list(lower), list(upper)
+    low[side] = high[side] = middle
+    below = halves(name, lower, high, depth, (*path, Split(name, side, middle, Part.BELOW)))
+    return below + halves(name, low, upper, depth, (*path, Split(name, side, middle, Part.ABOVE)))
+
+
+def test_large_trees_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a tree of 8,192 leaves few parts are open at a time, and hardly more than the tree is stored."""
+    network, question = tmp_path / "net.onnx", tmp_path / "prop.vnnlib"
+    network.write_bytes(mlp(3, (6, 6)).SerializeToString())
+    question.write_text(specification(np.full(3, -1.0), np.full(3, 1.0), 2, "(assert (<= Y_0 -60))"))
+    result = bourn.verify(network, question)
+    (case,) = result.question.cases
+    (conjunction,) = case.specification.conjunctions
+    paths = halves(result.model.graph.nodes[0].name, [-1.0] * 3, [1.0] * 3, 13)
+    tree = SplitTree(conjunction, tuple(Leaf(path, (1.0,), 0.1, "a test") for path in paths))
+    bourn.write_certificate(replace(result, verdict=Verified(((tree,),), (case,))), tmp_path / "proof.bourn")
+    most, chunk = [0], Tree.chunk
+
+    def counted(own: Tree, stated: dict[str, object], where: str) -> None:
+        chunk(own, stated, where)
+        most.append(len(own.pending))
+
+    monkeypatch.setattr(Tree, "chunk", counted)
+    assert bourn_check.check(tmp_path / "proof.bourn", network, question).parts == 16383
+    assert max(most) <= 2000
+    assert (tmp_path / "proof.bourn").stat().st_size < 40 * 16383

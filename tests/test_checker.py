@@ -18,7 +18,7 @@ import pytest
 from bourn.formats.replay import Replay
 from bourn_check import NotAProof, Unreadable
 from bourn_check.arithmetic import Arithmetic, arithmetic
-from bourn_check.dual import Bounds, Dual, Multipliers
+from bourn_check.dual import Bounds, Dual, Given
 from bourn_check.network import Network, PiecewiseLinear
 from bourn_check.read_onnx import read_network
 from bourn_check.read_vnnlib import read_specification
@@ -75,10 +75,11 @@ def test_enclosures_hold_the_exact_values(name: str) -> None:
     own, exact = arithmetic(name), arithmetic("rational")
 
     def results(a: Arithmetic, x: np.ndarray, w: np.ndarray, index: np.ndarray, row: list[Fraction]) -> list[Any]:
-        values, factors = a.exact(x), a.numbers(row)
+        values, factors, some = a.exact(x), a.numbers(row), np.linspace(-1, 1, 6)
         product = values.matmul(w)
         mixed = (values * factors + -values).put(index, 4).columns(np.array([3, 0, 1]))
-        return [product, mixed, product.total(), values.minimum(values * factors), (values * factors).positive().matmul(w)]
+        return [product, mixed, product.total(), values.minimum(values * factors), (values * factors).capped(x < x.max()).matmul(w),
+                values.difference(some, values * factors, -some), values.scaled(-some).capped(x > 1)]
 
     for trial in range(20):
         x, w = rng.normal(size=(3, 6)) * 10.0 ** rng.integers(-8, 9, size=(3, 6)), rng.normal(size=(6, 5))
@@ -117,9 +118,11 @@ def test_stability_and_vertices() -> None:
     lower, upper = np.array([-3.0, -3.0, -1.0, -1.0, 0.0, 2.0, -1.0]), np.array([-1.0, -0.9, 2.0, 2.1, 1.0, 9.0, -1.0])
     assert clip.stable(lower, upper).tolist()[:6] == [0, -1, 1, -1, 1, 2]
     exact = arithmetic("rational")
-    for z in clip.vertices(lower, upper):
+    points, zero = clip.vertices(lower, upper)
+    assert zero is None
+    for z in points:
         assert ((lower <= z) & (z <= upper)).all()
-        assert clip.value(z, exact).lower().tolist() == np.clip(z, -1.0, 2.0).tolist()
+        assert clip.on_piece(exact.exact(z), clip.piece(z), exact).lower().tolist() == np.clip(z, -1.0, 2.0).tolist()
 
 
 # Readers
@@ -148,9 +151,9 @@ def test_rows_carried_back_are_the_networks_transpose(name: str) -> None:
         before = tuple(s for s in net.steps[: [s.output for s in net.steps].index(output)])
         upto = Network(before, net.inputs, ((step.inputs[0], net.sizes[step.inputs[0]]),), net.sizes)
         values = upto.evaluate(own.exact(x[None]), own)
-        bounds[output] = Bounds(values.lower()[0], values.upper()[0])
+        bounds[output] = Bounds(values.lower(), values.upper())
     y = net.evaluate(own.exact(x[None]), own)
-    dual = Dual(net, own, own.exact(x), own.exact(x), bounds)
+    dual = Dual(net, own, x[None], x[None], bounds)
     for sign in (1.0, -1.0):
         found = dual.bound({"y": own.exact(sign * np.eye(3))}, own.exact(np.zeros(3)), {})
         assert (found <= (sign * y.upper()[0] if sign > 0 else -y.lower()[0])).all()
@@ -164,13 +167,13 @@ def test_the_example_checked_by_hand() -> None:
     nodes = [node("Gemm", "x W", "z", transB=1), node("Relu", "z", "a"), node("Gemm", "a V d", "p", transB=1)]
     nodes += [node("Gemm", "x e", "q", transB=1), node("Add", "p q", "y")]
     net, own = read_network(model(nodes, {"x": [1, 2]}, constants).SerializeToString(), "net"), arithmetic("rational")
-    ends = own.exact(-np.ones(2)), own.exact(np.ones(2))
+    ends = -np.ones((1, 2)), np.ones((1, 2))
     both = np.vstack([np.eye(2), -np.eye(2)])
     bounds = Dual(net, own, *ends, {}).bound({"z": own.exact(both)}, own.exact(np.zeros(4)), "interval")
     assert bounds.tolist() == [-2, -2, -2, -2]
-    dual = Dual(net, own, *ends, {"a": Bounds(bounds[:2], -bounds[2:])})
+    dual = Dual(net, own, *ends, {"a": Bounds(bounds[None, :2], -bounds[None, 2:])})
     for mu, value in (((0.5, -0.5), 0.5), ((0, 0), 0.5), ((1, 0), -0.5)):
-        chosen = {"a": Multipliers(np.arange(2), mu=np.array([mu]))}
+        chosen = {"a": Given(np.ones((1, 2), dtype=bool), np.array([mu]))}
         assert dual.bound({"y": own.exact(np.ones((1, 1)))}, own.exact(np.zeros(1)), chosen).tolist() == [value]
 
 
@@ -201,7 +204,7 @@ def test_what_the_reader_does_not_know_it_refuses(nodes: list[onnx.NodeProto], w
 
 def test_a_row_that_no_step_takes_up_is_no_bound() -> None:
     own = arithmetic("rational")
-    ends = own.exact(-np.ones(3)), own.exact(np.ones(3))
+    ends = -np.ones((1, 3)), np.ones((1, 3))
     dual = Dual(read_network(mlp(0).SerializeToString(), "net"), own, *ends, {})
     with pytest.raises(NotAProof, match="nothing computes"):
         dual.bound({"W0": own.exact(np.ones((1, 15)))}, own.exact(np.zeros(1)), "interval")

@@ -17,7 +17,7 @@ import pytest
 from bourn_check import NotAProof, Unreadable, check
 from bourn_check import certificate as certificate_file
 from bourn_check.read_onnx import read_network
-from certificate_files import Arrays, Files, Manifest, changed, contents, evaluated, mlp, proved, rewritten
+from certificate_files import Arrays, Chunks, Files, Manifest, changed, contents, evaluated, mlp, proved, rewritten
 
 ARITHMETICS = ("float", "ball", "rational")
 
@@ -31,79 +31,77 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 # Planted faults
 
 
-def bounds_of(manifest: Manifest, arrays: Arrays, layer: int) -> tuple[np.ndarray, np.ndarray]:
-    own = manifest["cases"][0]["bounds"][layer]
-    return arrays[own["lower"]], arrays[own["upper"]]
+def other_multipliers(_: Manifest, arrays: Arrays, chunks: Chunks) -> None:
+    """Multipliers of a relaxation whose line has the wrong sign."""
+    for part in chunks[0]["refuted"]:
+        if isinstance(part["multipliers"], dict):
+            for own in part["multipliers"].values():
+                arrays[own["mu"]] = -3 * arrays[own["mu"]]
 
 
-def tighter_bounds(manifest: Manifest, arrays: Arrays) -> None:
-    _, upper = bounds_of(manifest, arrays, 1)
-    upper[2] -= 1e-3
+def called_stable(_: Manifest, arrays: Arrays, chunks: Chunks) -> None:
+    """An unstable neuron that is no longer free: as if it were stable."""
+    for part in chunks[0]["refuted"]:
+        if isinstance(part["multipliers"], dict):
+            for own in part["multipliers"].values():
+                arrays[own["free"]], arrays[own["mu"]] = arrays[own["free"]][:0], arrays[own["mu"]][:0]
 
 
-def called_stable(manifest: Manifest, arrays: Arrays) -> None:
-    lower, upper = bounds_of(manifest, arrays, 1)
-    open_ = np.flatnonzero((lower < 0) & (upper > 0))
-    lower[open_[0]] = 0.0
+def looser_rule(_: Manifest, __: Arrays, chunks: Chunks) -> None:
+    for part in (*chunks[0]["bounds"], *chunks[0]["refuted"]):
+        part["multipliers"] = "interval"
 
 
-def better_claim(manifest: Manifest, _: Arrays) -> None:
-    manifest["cases"][0]["conjunctions"][0]["bound"] += 0.1
+def dropped_bounds(_: Manifest, __: Arrays, chunks: Chunks) -> None:
+    chunks[0]["bounds"] = [part for part in chunks[0]["bounds"] if part["tensor"] != "a1"]
 
 
-def wrong_sign(manifest: Manifest, arrays: Arrays) -> None:
-    """An upper line below the function: the bounds that a verifier with it would claim."""
-    lower, upper = bounds_of(manifest, arrays, 2)
-    middle = (lower + upper) / 2
-    lower[:], upper[:] = middle - 0.3 * (upper - lower), middle + 0.3 * (upper - lower)
+def dropped_refutation(_: Manifest, __: Arrays, chunks: Chunks) -> None:
+    del chunks[0]["refuted"][-1]
 
 
-def dropped_conjunction(manifest: Manifest, _: Arrays) -> None:
-    del manifest["cases"][0]["conjunctions"][-1]
+def dropped_conjunction(manifest: Manifest, _: Arrays, chunks: Chunks) -> None:
+    del manifest["cases"][0]["conjunctions"][-1], chunks[0]["refuted"][-1]
 
 
-def dropped_part(manifest: Manifest, _: Arrays) -> None:
-    del manifest["cases"][0]["bounds"][1]["parts"][0]
-
-
-def dropped_bounds(manifest: Manifest, _: Arrays) -> None:
-    del manifest["cases"][0]["bounds"][0]
-
-
-def smaller_box(manifest: Manifest, arrays: Arrays) -> None:
+def smaller_box(manifest: Manifest, arrays: Arrays, _: Chunks) -> None:
     arrays[manifest["cases"][0]["upper"]][0] -= 0.01
 
 
-def other_hash(manifest: Manifest, _: Arrays) -> None:
+def other_hash(manifest: Manifest, _: Arrays, __: Chunks) -> None:
     manifest["network"]["sha256"] = "0" * 64
 
 
-def negative_weight(manifest: Manifest, _: Arrays) -> None:
-    manifest["cases"][0]["conjunctions"][0]["weights"][-1] = "-1"
+def negative_weight(_: Manifest, arrays: Arrays, chunks: Chunks) -> None:
+    arrays[chunks[0]["refuted"][0]["weights"]][:] = -1
 
 
-def other_verdict(manifest: Manifest, arrays: Arrays) -> None:
+def no_weight(_: Manifest, arrays: Arrays, chunks: Chunks) -> None:
+    arrays[chunks[0]["refuted"][0]["weights"]][:] = 0
+
+
+def other_verdict(manifest: Manifest, arrays: Arrays, _: Chunks) -> None:
     arrays["w"] = np.zeros(3)
     manifest |= {"verdict": "sat", "witness": "w"}
 
 
-FAULTS: dict[Callable[[Manifest, Arrays], None], str] = {
-    tighter_bounds: "case 0, bounds of what 'a1' reads: the upper end of entry 2 is claimed",
-    called_stable: "the lower end of entry",
-    better_claim: "case 0, conjunction 0: a bound of",
-    wrong_sign: "is what its multipliers give",
+FAULTS: dict[Callable[[Manifest, Arrays, Chunks], None], str] = {
+    other_multipliers: "case 0, chunk 0: in part 0 a bound of .* does not refute conjunction",
+    called_stable: "case 0, chunk 0: in part 0 a bound of .* does not refute conjunction",
+    looser_rule: "does not refute conjunction",
+    dropped_bounds: "no bounds of what node 'a1' reads",
+    dropped_refutation: "case 0, chunk 0: in part 0 nothing refutes conjunction 1",
     dropped_conjunction: "nothing refutes conjunction",
-    dropped_part: "has no proof",
-    dropped_bounds: "no bounds of what node 'a0' reads",
     smaller_box: "nothing refutes conjunction 0",
     other_hash: "another network",
-    negative_weight: "weights are at least 0",
+    negative_weight: "a weight of conjunction 0 is below 0",
+    no_weight: "a bound of .* does not refute conjunction 0",
     other_verdict: "the witness is not in the set",
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.__name__)
-def test_planted_faults_are_caught(files: Files, fault: Callable[[Manifest, Arrays], None]) -> None:
+def test_planted_faults_are_caught(files: Files, fault: Callable[[Manifest, Arrays, Chunks], None]) -> None:
     other = changed(files, fault)
     for name in ARITHMETICS:
         with pytest.raises(NotAProof, match=FAULTS[fault]):
@@ -113,31 +111,58 @@ def test_planted_faults_are_caught(files: Files, fault: Callable[[Manifest, Arra
 # Trees of splits
 
 
-def split(manifest: Manifest, missing: str = "", at: float = 0.0) -> None:
-    """The first conjunction's proof, once on each side of a split."""
-    own = manifest["cases"][0]["conjunctions"][0]
-    leaf = {k: own.pop(k) for k in ("weights", "bound", "multipliers")}
-    own |= {
-        "split": {"tensor": "a1", "entry": 1, "at": at},
-        "below": leaf,
-        "above": {"split": {"entry": 0, "at": 0.0}} | {"below": leaf, "above": leaf},
-    }
-    own.pop(missing, None)
+def split(arrays: Arrays, chunks: Chunks, tensor: str | None = "a1") -> None:
+    """The root split in two, then each half again by the input, and the refutations in the four leaves."""
+    (chunk,) = chunks
+    many = {"zero": [0], "two": [0, 1], "1 2": [1, 2], "3 4": [3, 4], "5 6": [5, 6], "entries": [1, 1], "entry": [1]}
+    arrays.update({name: np.array(own, dtype="<i8") for name, own in many.items()})
+    arrays.update({"at": np.zeros(1), "ats": np.zeros(2)})
+    refuted = chunk.pop("refuted")
+    for part in refuted:
+        name = f"w{part['conjunction']}"
+        arrays[name] = np.repeat(arrays[part["weights"]], 2, 0)
+        part |= {"of": "two", "weights": name, "multipliers": "interval"}
+    halves = {"of": "zero", "entry": "entry", "at": "at"} | ({} if tensor is None else {"tensor": tensor})
+    again = {"parts": "1 2", "splits": [{"of": "two", "entry": "entries", "at": "ats"}]}
+    again_bounds = [{"tensor": f"a{k}", "multipliers": "interval"} for k in range(3)]
+    leaves = [{"parts": name, "bounds": again_bounds, "refuted": deepcopy(refuted)} for name in ("5 6", "3 4")]
+    chunks[:] = [chunk | {"splits": [halves]}, again, *leaves]
 
 
-def test_trees_of_splits_of_neurons_and_inputs(files: Files) -> None:
-    other = changed(files, lambda m, _: split(m))
-    for name in ARITHMETICS:
-        check(*other.arguments, name)
-    with pytest.raises(NotAProof, match="the half 'above' of a split is missing"):
-        check(*changed(files, lambda m, _: split(m, "above")).arguments)
+def test_trees_of_splits_of_neurons_and_inputs(tmp_path: Path) -> None:
+    files = proved(tmp_path, mlp(1, (6, 6, 5)), "ibp", radius=0.5)
+    for tensor in ("a1", None):
+        other = changed(files, lambda _, arrays, chunks, own=tensor: split(arrays, chunks, own))  # type: ignore[misc]
+        for name in ARITHMETICS:
+            assert check(*other.arguments, name).parts == 7
+
+    def missing(_: Manifest, arrays: Arrays, chunks: Chunks) -> None:
+        split(arrays, chunks)
+        del chunks[-1]
+
+    def twice(_: Manifest, arrays: Arrays, chunks: Chunks) -> None:
+        split(arrays, chunks)
+        chunks[-1]["parts"] = "5 6"
+
+    def unrefuted(_: Manifest, arrays: Arrays, chunks: Chunks) -> None:
+        split(arrays, chunks)
+        for part in chunks[2]["refuted"]:
+            arrays[part["weights"] + " of one"] = arrays[part["weights"]][:1]
+            part |= {"of": "zero", "weights": part["weights"] + " of one"}
+
+    with pytest.raises(Unreadable, match=r"chunks/3.json: is missing"):
+        check(*changed(files, missing).arguments)
+    with pytest.raises(NotAProof, match="chunk 3: it is about parts that are not open"):
+        check(*changed(files, twice).arguments)
+    with pytest.raises(NotAProof, match="in part 6 nothing refutes conjunction 0"):
+        check(*changed(files, unrefuted).arguments)
 
 
 # Files that are broken, or made to break it
 
 
-def mutated(rng: np.random.Generator, manifest: Manifest, arrays: Arrays) -> None:
-    """One random edit of an array or of a place in the manifest."""
+def mutated(rng: np.random.Generator, manifest: Manifest, arrays: Arrays, chunks: Chunks) -> None:
+    """One random edit of an array, or of a place in the manifest or a chunk."""
     if rng.random() < 0.5:
         name = str(rng.choice(sorted(arrays)))
         values = arrays[name]
@@ -155,7 +180,9 @@ def mutated(rng: np.random.Generator, manifest: Manifest, arrays: Arrays) -> Non
         else:
             arrays[name] = arrays[str(rng.choice(sorted(arrays)))]
         return
-    holder: Any = manifest
+    holder: Any = manifest if rng.random() < 0.4 or not chunks else chunks
+    if not holder:
+        return
     while True:
         keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
         key = keys[rng.integers(len(keys))]
@@ -189,7 +216,7 @@ def mutated(rng: np.random.Generator, manifest: Manifest, arrays: Arrays) -> Non
 
 def false_question(files: Files, folder: Path) -> Files:
     """The same network and box, asked for something that an input does satisfy; the certificate is about this question."""
-    manifest, arrays = contents(files.certificate)
+    manifest, arrays, chunks = contents(files.certificate)
     other = Files(files.network, folder / "false.vnnlib", folder / "false.bourn")
     text = files.specification.read_text()
     head, tail = text[: text.index("(assert (or")], text[text.index("(assert (or") :]
@@ -204,7 +231,7 @@ def false_question(files: Files, folder: Path) -> Files:
             row["constant"] = str(-Fraction(limit))
     other.specification.write_text(head + tail)
     manifest["specification"]["sha256"] = hashlib.sha256(other.specification.read_bytes()).hexdigest()
-    rewritten(other.certificate, manifest, arrays)
+    rewritten(other.certificate, manifest, arrays, chunks)
     return other
 
 
@@ -221,21 +248,18 @@ def outcome_of(files: Files) -> tuple[str, str]:
 def test_mutations_are_refused_or_still_proofs(files: Files, tmp_path: Path) -> None:
     """Of a property that holds an edited certificate may still be a proof; of one that fails none is, whatever is edited."""
     false = false_question(files, tmp_path)
-    with pytest.raises(NotAProof, match="is what its multipliers give"):
+    with pytest.raises(NotAProof, match="does not refute"):
         check(*false.arguments)
-    # Without claims in the way, only the bounds themselves say no.
     parts = {own: contents(own.certificate) for own in (files, false)}
     counts = {"proof": 0, "not a proof": 0, "unreadable": 0}
     for seed in range(240):
         own = (files, false)[seed % 2]
         rng = np.random.default_rng(seed)
-        manifest, arrays = (deepcopy(part) for part in parts[own])
-        for conjunction in manifest["cases"][0]["conjunctions"]:
-            conjunction["bound"] = 1e-300
+        manifest, arrays, chunks = deepcopy(parts[own])
         for _ in range(rng.integers(1, 3)):
-            mutated(rng, manifest, arrays)
+            mutated(rng, manifest, arrays, chunks)
         target = Files(own.network, own.specification, tmp_path / "mutated.bourn")
-        rewritten(target.certificate, manifest, arrays)
+        rewritten(target.certificate, manifest, arrays, chunks)
         outcome, message = outcome_of(target)
         counts[outcome] += 1
         assert outcome != "proof" or own is files, f"seed {seed} proves what is false"
@@ -269,7 +293,7 @@ def test_broken_files(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             check(*target.arguments)
     with zipfile.ZipFile(target.certificate, "w", zipfile.ZIP_DEFLATED) as bomb:
         bomb.writestr("manifest.json", b" " * (1 << 22))
-    monkeypatch.setattr(certificate_file, "MOST_MANIFEST", 1 << 20)
+    monkeypatch.setattr(certificate_file, "MOST_TEXT", 1 << 20)
     with pytest.raises(Unreadable, match="4194304 bytes are too many"):
         check(*target.arguments)
 
@@ -285,9 +309,9 @@ def test_broken_files(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_headers_of_arrays_are_not_believed(files: Files, tmp_path: Path, header: dict[str, Any]) -> None:
-    manifest, arrays = contents(files.certificate)
+    manifest, arrays, chunks = contents(files.certificate)
     target = Files(files.network, files.specification, tmp_path / "header.bourn")
-    rewritten(target.certificate, manifest, {k: v for k, v in arrays.items() if k != manifest["cases"][0]["lower"]})
+    rewritten(target.certificate, manifest, {k: v for k, v in arrays.items() if k != manifest["cases"][0]["lower"]}, chunks)
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, header)
     with zipfile.ZipFile(target.certificate, "a") as own:

@@ -40,6 +40,8 @@ LAYERS = (
     "plans",
     "verification",
     "proving",
+    "proof_trees",
+    "proof_neurons",
     "proofs",
     "training",
     "studies",

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import bourn
+from bourn.attacks.projected_gradient import ProjectedGradient
 from bourn.certificates.evidence import Falsified, Refutation, Unknown, Verified
 from bourn.deadline import Deadline
 from bourn.errors import BournError, UsageError
 from bourn.formats.model import Model
 from bourn.formats.vnnlib import parse
-from bourn.problem.problem import Case, Question
+from bourn.problem.problem import Case, Question, problems
 from bourn.problem.specification import Row, Specification
 from bourn.verification import Result, Step, verify
 from quick import UP_TO_LP_ALL
@@ -196,14 +198,28 @@ def test_witness_lies_in_the_box_as_written() -> None:
     assert Fraction(1, 10) <= Fraction(float(x[0])) <= Fraction(7, 10)
 
 
-def test_box_without_a_representable_point_has_no_witness() -> None:
+def test_a_box_without_a_representable_point_is_decided_in_real_arithmetic() -> None:
+    """The nearest number is replayed, and says so; it alone decides nothing."""
     point = vnnlib([("0.1", "0.1")], 1, "(<= Y_0 1)")
     for single in (True, False):  # 0.1 is no float64 either
         found = verify(mlp(IDENTITY, single=single), parse(point))
-        assert found.status == "unknown"
-        assert "the replay refused the point" in str(found)
+        assert isinstance(found.verdict, Falsified)
+        counterexample = found.verdict.counterexample
+        assert counterexample.real is not None
+        lower, upper = (Fraction(float(end[0])) for end in counterexample.real)
+        assert lower <= Fraction(1, 10) <= upper
+        assert 0 <= counterexample.off <= 2.0**-27
+        assert "real arithmetic" in str(found)
+        assert "lies in the input set" not in str(found)
+        assert "real arithmetic" in found.verdict.semantics
+    # The nearest float32 number is 0.100000001490...: a counterexample, but none of the set.
+    assert verify(mlp(IDENTITY), parse(vnnlib([("0.1", "0.1")], 1, "(>= Y_0 0.1000000001)"))).status == "unsat"
+    # 0.1 is a counterexample, but the nearest number is none.
+    assert verify(mlp(IDENTITY), parse(vnnlib([("0.1", "0.1")], 1, "(<= Y_0 0.1000000001)"))).status == "unknown"
     assert verify(mlp(IDENTITY), parse(vnnlib([("0.1", "0.1")], 1, "(<= Y_0 0.05)"))).status == "unsat"
     assert verify(mlp(IDENTITY), parse(vnnlib([("0.125", "0.125")], 1, "(<= Y_0 1)"))).status == "sat"
+    mixed = verify(mlp(*SUM), parse(vnnlib([("0.1", "0.1"), ("0", "1")], 1, "(<= Y_0 1)")))
+    assert isinstance(mixed.verdict, Falsified)
 
 
 # Limits
@@ -339,3 +355,20 @@ def test_vnncomp_answers(data_folder: Path, benchmark: str, network: str, questi
     assert expected(folder)[benchmark, f"onnx/{network}.onnx", f"vnnlib/{question}.vnnlib"] == status
     place = folder / benchmark
     assert checked(place / "onnx" / f"{network}.onnx.gz", place / "vnnlib" / f"{question}.vnnlib.gz") == status
+
+
+def test_a_corner_where_no_gradient_leads_is_found_by_random_points() -> None:
+    """y = 1 - relu(x_0 + x_1 + x_2 - 2.999) * 1e6 is flat but in a corner, at which no descent begins or arrives."""
+    model = mlp(([[1.0, 1.0, 1.0]], [-2.999]), ([[-1e6]], [1.0]))
+    asked = parse(vnnlib([("0", "1")] * 3, 1, "(<= Y_0 0)"))
+    problem = problems(model.graph, asked)[0]
+
+    def satisfies(x: torch.Tensor) -> bool:
+        return float(problem.network.evaluate(x[None])) <= 0
+
+    for samples, expected in ((0, False), (5000, True)):
+        attack = ProjectedGradient(steps=20, restarts=20, samples=samples)
+        found, best, _ = attack.run(problem, satisfies, Deadline(None))
+        assert found == expected
+        assert (float(best) <= 0) == expected
+    assert not ProjectedGradient(steps=1, restarts=1, samples=5000, few=2).run(problem, satisfies, Deadline(None))[0]

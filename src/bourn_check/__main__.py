@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from bourn_check.limits import GIGABYTES, SECONDS, limits
+
 
 def main(arguments: Sequence[str] | None = None, name: str = "bourn_check") -> int:
     """Check, print what was found, return the exit status."""
@@ -19,11 +21,14 @@ def main(arguments: Sequence[str] | None = None, name: str = "bourn_check") -> i
         default="float",
         help="float64 with error bounds (fast), Arb's balls of 128 bits, or rational numbers (exact; small networks)",
     )
+    parser.add_argument("--memory", type=float, default=GIGABYTES, metavar="GB", help="address space; %(default)s by default")
+    parser.add_argument("--time-limit", type=float, default=SECONDS, metavar="S", help="seconds; %(default)s by default")
     asked = parser.parse_args(arguments)
     from bourn_check import NotAProof, Unreadable, check
 
     try:
-        report = check(asked.certificate, asked.network, asked.specification, asked.arithmetic)
+        with limits(asked.memory, asked.time_limit):
+            report = check(asked.certificate, asked.network, asked.specification, asked.arithmetic)
     except NotAProof as error:
         print(f"not a proof: {error}")
         return 1

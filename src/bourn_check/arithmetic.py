@@ -10,11 +10,10 @@ Numerical Algorithms*, section 3.1).
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,80 +35,70 @@ def gamma(terms: int) -> float:
     return terms * UNIT / (1.0 - terms * UNIT) * SAFETY
 
 
-class Values(ABC):
+class Values(Protocol):
     """An array of enclosures."""
 
     @property
-    @abstractmethod
     def shape(self) -> tuple[int, ...]: ...
 
-    @abstractmethod
     def reshape(self, *shape: int) -> Self:
         """The same entries, row-major, in another shape."""
 
-    @abstractmethod
-    def transpose(self, *axes: int) -> Self:
-        """The axes in another order."""
-
-    @abstractmethod
     def columns(self, index: Index) -> Self:
         """Entries of the last axis."""
 
-    @abstractmethod
     def put(self, index: Index, size: int) -> Self:
         """The transpose of :meth:`columns`: entry j is added to entry ``index[j]`` of a last axis of ``size``, unless it is -1."""
 
-    @abstractmethod
     def matmul(self, weight: Floats) -> Self:
         """The product (..., n) with an exact matrix (n, m)."""
 
-    @abstractmethod
     def __add__(self, other: Self) -> Self: ...
 
-    @abstractmethod
     def __neg__(self) -> Self: ...
 
-    @abstractmethod
     def __mul__(self, other: Self) -> Self: ...
 
-    @abstractmethod
+    def difference(self, factors: Floats, other: Self, others: Floats) -> Self:
+        """self * factors - other * others, where the factors are exact."""
+        return self.scaled(factors) + -other.scaled(others)
+
+    def scaled(self, factors: Floats) -> Self:
+        """self * factors, where the factors are exact."""
+
+    def capped(self, where: NDArray[np.bool_]) -> Self:
+        """min(x, 0) there."""
+
+    def above_zero(self) -> NDArray[np.bool_]:
+        """Whether entries are about above 0, for choices on which no bound rests."""
+
     def total(self) -> Self:
         """The sum over the last axis."""
 
-    @abstractmethod
     def minimum(self, other: Self) -> Self:
         """The lesser of both, entry by entry."""
 
-    @abstractmethod
     def lower(self) -> Floats:
         """The greatest float64 certainly not above each entry, or one near it; -inf without any."""
-
-    @abstractmethod
-    def positive(self) -> Self:
-        """max(x, 0)."""
 
     def upper(self) -> Floats:
         return -(-self).lower()
 
 
-class Arithmetic(ABC):
+class Arithmetic(Protocol):
     """Makes arrays of enclosures."""
 
     name: str
 
-    @abstractmethod
     def exact(self, values: Floats) -> Values:
         """Of float64 numbers, exactly."""
 
-    @abstractmethod
     def numbers(self, values: Sequence[Fraction]) -> Values:
         """Of rational numbers, one axis."""
 
-    @abstractmethod
     def inverse_roots(self, values: Sequence[Fraction]) -> Values:
         """Of 1 / sqrt(v) for positive rational v; raises ArithmeticError where that has no place."""
 
-    @abstractmethod
     def joined(self, parts: Sequence[Any]) -> Any:
         """Arrays side by side along the last axis."""
 
@@ -130,9 +119,6 @@ class Balls(Values):
 
     def reshape(self, *shape: int) -> Balls:
         return Balls(self.mid.reshape(shape), self.rad.reshape(shape))
-
-    def transpose(self, *axes: int) -> Balls:
-        return Balls(self.mid.transpose(axes), self.rad.transpose(axes))
 
     def columns(self, index: Index) -> Balls:
         return Balls(self.mid[..., index], self.rad[..., index])
@@ -165,6 +151,24 @@ class Balls(Values):
         zero = (own + self.rad == 0) | (theirs + other.rad == 0)
         return Balls(np.where(zero, 0.0, mid), np.where(zero, 0.0, rad + TINY))
 
+    def difference(self, factors: Floats, other: Balls, others: Floats) -> Balls:
+        a, b = self.mid * factors, other.mid * others
+        mid = a - b
+        rad = self.rad * np.abs(factors) + other.rad * np.abs(others) + UNIT * (np.abs(a) + np.abs(b) + np.abs(mid))
+        return Balls(mid, rad * SAFETY + TINY)
+
+    def scaled(self, factors: Floats) -> Balls:
+        mid = self.mid * factors
+        rad = self.rad * np.abs(factors) + UNIT * np.abs(mid)
+        return Balls(mid, rad * SAFETY + TINY)
+
+    def capped(self, where: NDArray[np.bool_]) -> Balls:
+        # |min(a, 0) - min(a', 0)| is at most |a - a'|.
+        return Balls(np.where(where & (self.mid > 0), 0.0, self.mid), self.rad)
+
+    def above_zero(self) -> NDArray[np.bool_]:
+        return self.mid > 0
+
     def total(self) -> Balls:
         size = np.abs(self.mid).sum(-1)
         return Balls(self.mid.sum(-1), (self.rad.sum(-1) + gamma(self.mid.shape[-1] + 1) * size) * SAFETY)
@@ -173,9 +177,6 @@ class Balls(Values):
         mid = np.where(self.mid <= other.mid, self.mid, other.mid)
         # |min(a, b) - min(a', b')| is at most the greater of both differences; a radius of NaN is kept.
         return Balls(mid, np.maximum(self.rad, other.rad))
-
-    def positive(self) -> Balls:
-        return Balls(np.maximum(self.mid, 0.0), np.where(self.mid + self.rad < 0, 0.0, self.rad))
 
     def lower(self) -> Floats:
         low = np.where(self.rad == 0, self.mid, np.nextafter(self.mid - self.rad, -math.inf))
@@ -203,7 +204,7 @@ class FloatArithmetic(Arithmetic):
         return Balls(np.asarray(values, dtype=np.float64), np.zeros(np.shape(values)))
 
     def numbers(self, values: Sequence[Fraction]) -> Balls:
-        mid = np.array([_nearest(v) for v in values], dtype=np.float64)
+        mid = np.array([float(v) for v in values], dtype=np.float64)
         rad = np.array([0.0 if m == v else 2 * UNIT * abs(m) + TINY for m, v in zip(mid.tolist(), values, strict=True)])
         return Balls(mid, rad)
 
@@ -215,13 +216,6 @@ class FloatArithmetic(Arithmetic):
 
     def joined(self, parts: Sequence[Balls]) -> Balls:
         return Balls(np.concatenate([p.mid for p in parts], -1), np.concatenate([p.rad for p in parts], -1))
-
-
-def _nearest(value: Fraction) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise ArithmeticError("a number beyond the range of float64") from None
 
 
 # python-flint: balls and rational numbers
@@ -248,9 +242,6 @@ class Numbers(Values):
     def reshape(self, *shape: int) -> Numbers:
         return self._with(self.data.reshape(shape))
 
-    def transpose(self, *axes: int) -> Numbers:
-        return self._with(self.data.transpose(axes))
-
     def columns(self, index: Index) -> Numbers:
         return self._with(self.data[..., index])
 
@@ -273,14 +264,20 @@ class Numbers(Values):
     def __mul__(self, other: Numbers) -> Numbers:
         return self._with(self.data * other.data)
 
+    def scaled(self, factors: Floats) -> Numbers:
+        return self * self.kind.exact(factors)
+
+    def capped(self, where: NDArray[np.bool_]) -> Numbers:
+        return self._with(np.where(where, self.minimum(self.kind.exact(np.zeros(()))).data, self.data))
+
+    def above_zero(self) -> NDArray[np.bool_]:
+        return np.array([bool(v > 0) for v in self.data.ravel()]).reshape(self.shape)
+
     def total(self) -> Numbers:
         return self._with(self.data.sum(-1))
 
     def minimum(self, other: Numbers) -> Numbers:
         return self._with(np.frompyfunc(self.kind.least, 2, 1)(self.data, other.data))
-
-    def positive(self) -> Numbers:
-        return -(-self).minimum(self.kind.exact(np.zeros(())))
 
     def lower(self) -> Floats:
         return np.array([self.kind.below(v) for v in self.data.ravel()], dtype=np.float64).reshape(self.data.shape)
@@ -347,7 +344,7 @@ class FlintArithmetic(Arithmetic):
             try:
                 near = int(low.p) / int(low.q)
             except OverflowError:
-                return -math.inf if low < 0 else math.nextafter(math.inf, 0.0)
+                return -math.inf
         if not math.isfinite(near):
             return -math.inf
         while not self._one(near) <= low:

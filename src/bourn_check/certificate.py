@@ -17,9 +17,9 @@ from numpy.lib import format as npy
 from bourn_check.arithmetic import Floats, Index
 from bourn_check.errors import Unreadable
 
-FORMAT, VERSION = "bourn certificate", 1
-MOST_MEMBERS, MOST_MANIFEST, MOST_ARRAY, MOST_IN_ALL = 1_000_000, 1 << 28, 1 << 31, 1 << 36
-"""Members of the zip, and bytes of its manifest, of an array and of everything, unpacked."""
+FORMAT, VERSION = "bourn certificate", 2
+MOST_MEMBERS, MOST_TEXT, MOST_ARRAY, MOST_IN_ALL = 1_000_000, 1 << 28, 1 << 31, 1 << 36
+"""Members of the zip, and bytes of a text (the manifest, a chunk), of an array and of everything, unpacked."""
 _DIGITS = 4000
 
 
@@ -49,7 +49,7 @@ class Certificate:
         self._sizes = {m.filename: m.file_size for m in members}
         if len(members) > MOST_MEMBERS or len(self._sizes) != len(members) or sum(self._sizes.values()) > MOST_IN_ALL:
             self.fail("its list of members", "too many, too large, or two of one name")
-        self.manifest = self._manifest()
+        self.manifest = self.read("manifest.json")
         if self.manifest.get("format") != FORMAT or self.manifest.get("version") != VERSION:
             self.fail("format", f"this reads {FORMAT!r} of version {VERSION}")
 
@@ -77,16 +77,14 @@ class Certificate:
             self.fail(name, "is cut short or longer than stated")
         return data
 
-    def _manifest(self) -> dict[str, Any]:
-        def refuse(text: str) -> NoReturn:
-            raise ValueError(f"{text} is no number")
-
+    def read(self, name: str) -> dict[str, Any]:
+        """A member that is a JSON object: the manifest, or a chunk of a proof."""
         try:
-            found = json.loads(self._read("manifest.json", MOST_MANIFEST).decode("utf-8"), parse_constant=refuse)
+            found = json.loads(self._read(name, MOST_TEXT).decode("utf-8"))
         except (ValueError, RecursionError) as error:
-            self.fail("manifest.json", _line(error))
+            self.fail(name, _line(error))
         if not isinstance(found, dict):
-            self.fail("manifest.json", "is no object")
+            self.fail(name, "is no object")
         return found
 
     def _array(self, name: object, where: str) -> np.ndarray:
@@ -115,11 +113,11 @@ class Certificate:
             self.fail(where, f"array {name} holds NaN or infinity")
         return found.astype(np.float64)
 
-    def indices(self, name: object, where: str, size: int) -> Index:
-        """Entries, ascending, each once, of a tensor of ``size``."""
+    def indices(self, name: object, where: str, size: int, ascending: bool = False) -> Index:
+        """Entries of a tensor of ``size``, each once if ``ascending``."""
         found = self.integers(name, where)
-        if len(found) and not (found[0] >= 0 and found[-1] < size and (np.diff(found) > 0).all()):
-            self.fail(where, f"array {name} does not hold ascending numbers below {size}")
+        if len(found) and not (found.min() >= 0 and found.max() < size and (not ascending or (np.diff(found) > 0).all())):
+            self.fail(where, f"array {name} does not hold {'ascending ' * ascending}numbers from 0 to below {size}")
         return found
 
     def integers(self, name: object, where: str) -> Index:
@@ -128,6 +126,14 @@ class Certificate:
         if found.dtype.kind not in "iu" or found.ndim != 1 or found.dtype.itemsize > 8 or (found.dtype.kind == "u"):
             self.fail(where, f"array {name} is {found.dtype} of shape {found.shape}; integers are needed")
         return found.astype(np.int64)
+
+
+def items(holder: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
+    """A list of objects; none where there is no such key."""
+    found = holder.get(key, [])
+    if not isinstance(found, list) or not all(isinstance(f, dict) for f in found):
+        raise Unreadable(f"{where}: {key!r} is no list of objects")
+    return found
 
 
 def _line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bourn_check.arithmetic import Arithmetic, Floats, Index, Values
 
@@ -39,6 +40,8 @@ class Move(Affine):
     size: int
 
     def backward(self, rows: Values, arithmetic: Arithmetic) -> Backward:
+        if np.array_equal(self.index, np.arange(self.size)):
+            return [rows], None
         return [rows.put(self.index, self.size)], None
 
     def forward(self, inputs: Sequence[Values], arithmetic: Arithmetic) -> Values:
@@ -153,33 +156,51 @@ class PiecewiseLinear:
         """The piece on which each number lies."""
         return np.searchsorted(np.array(self.knots), z).astype(np.int64)
 
-    def value(self, z: Floats, arithmetic: Arithmetic) -> Values:
-        """The function at exact numbers."""
-        return self.on_piece(arithmetic.exact(z), self.piece(z), arithmetic)
+    @property
+    def simple(self) -> bool:
+        """Whether its values at float64 numbers are float64 numbers themselves."""
+        return all(s in (0.0, 1.0, -1.0) and (s == 0 or o == 0) for s, o in self.pieces)
+
+    def at(self, z: Floats) -> Floats:
+        """The function at numbers, rounded."""
+        slopes, offsets = np.array(self.pieces).T
+        piece = self.piece(z)
+        return slopes[piece] * z + offsets[piece]  # type: ignore[no-any-return]
 
     def on_piece(self, z: Values, piece: Index, arithmetic: Arithmetic) -> Values:
         slopes, offsets = np.array(self.pieces).T
-        return z * arithmetic.exact(slopes[piece]) + arithmetic.exact(offsets[piece])
+        return z.scaled(slopes[piece]) + arithmetic.exact(offsets[piece])
 
     def stable(self, lower: Floats, upper: Floats) -> Index:
         """The piece on which each interval lies; -1 where it meets several."""
         first, last = np.searchsorted(np.array(self.knots), lower, "right"), np.searchsorted(np.array(self.knots), upper, "left")
         return np.where(first >= last, np.minimum(first, last), -1).astype(np.int64)
 
-    def vertices(self, lower: Floats, upper: Floats) -> list[Floats]:
-        """Points of the intervals among which every affine change of the function has its minimum: the ends, and the knots."""
-        return [lower, upper, *(np.clip(knot, lower, upper) for knot in self.knots)]
+    def lines(self, lower: Floats, upper: Floats) -> tuple[Floats, Floats]:
+        """Slopes for the positive and the negative part of a row: of the piece a little left of the middle, and of the chord.
+
+        Any would do.  Intervals around a knot are common, and so rounding does not decide of them.
+        """
+        slopes, low, high, width = np.array(self.pieces).T[0], self.at(lower), self.at(upper), upper - lower
+        chord = np.divide(high - low, width, out=np.zeros(width.shape), where=(width > 0) & np.isfinite(width))
+        return slopes[self.piece(lower / 2 + upper / 2 - 2.0**-30 * width)], chord
+
+    def vertices(self, lower: Floats, upper: Floats) -> tuple[list[Floats], NDArray[np.bool_] | None]:
+        """Points of the intervals among which every affine change of the function has its minimum: the ends, and the knots.
+
+        Beside them where 0, at which the function is 0, is one more; None where it is not a knot of this kind.
+        """
+        zero = 0.0 in self.knots and not self.at(np.zeros(1)).any()
+        points = [lower, upper, *(np.clip(knot, lower, upper) for knot in self.knots if knot != 0 or not zero)]
+        return points, (lower < 0) & (upper > 0) if zero else None
 
     def forward(self, z: Values, arithmetic: Arithmetic) -> Values:
         """The function of enclosures."""
-        piece = self.stable(z.lower(), z.upper())
-        if (piece >= 0).all():
-            return self.on_piece(z, piece, arithmetic)
         # The first piece and, from every knot on, the change of slope.
-        result = self.on_piece(z, np.zeros_like(piece), arithmetic)
+        result = self.on_piece(z, np.zeros(z.shape, dtype=np.int64), arithmetic)
         for knot, (before, _), (after, _) in zip(self.knots, self.pieces[:-1], self.pieces[1:], strict=True):
-            beyond = (z + arithmetic.exact(np.array(-knot))).positive()
-            result = result + beyond * arithmetic.exact(np.array(after)) + -(beyond * arithmetic.exact(np.array(before)))
+            short = (arithmetic.exact(np.array(knot)) + -z).capped(np.array(True))  # less what z is beyond the knot
+            result = result + short.scaled(np.array(before)) + -short.scaled(np.array(after))
         return result
 
 

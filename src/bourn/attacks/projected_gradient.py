@@ -15,6 +15,9 @@ from torch import Tensor
 from bourn.deadline import Deadline, OutOfTime
 from bourn.problem.problem import Objectives, Problem
 
+_AT_ONCE = 4096
+"""How many random points go through the network at once."""
+
 
 @dataclass(frozen=True)
 class ProjectedGradient:
@@ -22,6 +25,8 @@ class ProjectedGradient:
 
     The first step moves by ``first_step`` of the set's width, the last by ``last_step``.  ``most_points``
     bounds how many points go through the network at once.  ``patience``: the share of the time left that it may take.
+    ``samples``: before that, so many random points, many on faces, are tried where the input has at most ``few`` entries: a
+    counterexample may lie where no gradient leads, in a corner of a set that is small enough to be searched.
     """
 
     steps: int = 40
@@ -31,6 +36,8 @@ class ProjectedGradient:
     most_points: int = 512
     seed: int = 0
     patience: float = 1.0
+    samples: int = 0
+    few: int = 20
 
     def run(
         self, problem: Problem, accept: Callable[[Tensor], bool], deadline: Deadline, starts: Tensor | None = None
@@ -48,6 +55,8 @@ class ProjectedGradient:
         points = points.repeat(count, *(1,) * (points.dim() - 1))
         soft = deadline.part(self.patience)
         try:
+            if problem.box.lower[0].numel() <= self.few and self._search(aim, accept, soft):
+                return True, aim.best, aim.best_x
             for some in torch.split(torch.arange(len(targets), device=points.device), self.most_points):
                 if self._descend(aim, targets[some], points[some], accept, soft):
                     return True, aim.best, aim.best_x
@@ -59,6 +68,31 @@ class ProjectedGradient:
         generator = torch.Generator().manual_seed(self.seed)
         sampled = problem.box.sample(max(1, self.restarts - 1), generator)[0]
         return torch.cat([problem.box.middle, sampled] + ([] if starts is None else [starts.to(sampled.device)]))
+
+    def _search(self, aim: _Aim, accept: Callable[[Tensor], bool], deadline: Deadline) -> bool:
+        """Try random points, for all conjunctions at once."""
+        generator, patience = torch.Generator().manual_seed(self.seed), 20
+        for first in range(0, self.samples, _AT_ONCE):
+            deadline.check()
+            x = self._somewhere(aim.problem, min(_AT_ONCE, self.samples - first), generator)
+            rows = row_values(aim.problem, aim.objectives, x).nan_to_num(nan=torch.inf)
+            for c, member in enumerate(aim.member):
+                worst = torch.cat([rows[:, member], rows.new_full((len(x), 1), -torch.inf)], 1).amax(1)
+                for i in aim.note(torch.full_like(worst, c, dtype=torch.int64), x, worst)[:patience]:
+                    if accept(x[i]):
+                        return True
+                    patience -= 1
+        return False
+
+    @staticmethod
+    def _somewhere(problem: Problem, count: int, generator: torch.Generator) -> Tensor:
+        """Random points, three quarters of them on faces: every entry at one of its ends as often as between them."""
+        box = problem.box
+        x = box.sample(count, generator)[0]
+        end = torch.rand(x.shape, dtype=torch.float64, generator=generator).to(x.device)
+        end[: count // 4] = 0.5
+        lower, upper = box.finite()
+        return box.project(torch.where(end < 0.25, lower, torch.where(end > 0.75, upper, x)))
 
     def _descend(self, aim: _Aim, targets: Tensor, x: Tensor, accept: Callable[[Tensor], bool], deadline: Deadline) -> bool:
         """Descend from the points ``x``, each at the conjunction in ``targets``."""
@@ -112,12 +146,13 @@ class _Aim:
 
     def note(self, targets: Tensor, x: Tensor, worst: Tensor) -> list[int]:
         """Keep the best points; return the numbers of those that look like counterexamples, best first."""
-        order = torch.argsort(worst).tolist()
-        for c in set(targets.tolist()):
-            i = next(i for i in order if targets[i] == c)
+        for c in sorted(set(targets.tolist())):
+            i = worst.masked_fill(targets != c, torch.inf).argmin()
             if worst[i] < self.best[c]:
                 self.best[c], self.best_x[c] = worst[i], x[i]
-        return [i for i in order if worst[i] <= 0]
+        found = torch.nonzero(worst <= 0)[:, 0]
+        order: list[int] = found[torch.argsort(worst[found])].tolist()
+        return order
 
 
 def row_values(problem: Problem, objectives: Objectives, x: Tensor) -> Tensor:

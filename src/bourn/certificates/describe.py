@@ -38,9 +38,13 @@ def _falsified(found: Counterexample) -> list[str]:
     values = ", ".join(f"{float_below(row.value(found.x.tolist(), found.y.tolist())):.6g}" for row in rows[:5])
     more = ", ..." if len(rows) > 5 else ""
     satisfied = f"satisfies {_short(str(found.conjunction))}" if rows else "any input there is a counterexample"
+    where = "it lies in the input set and"
+    if found.real is not None:
+        where = f"the input set holds no number of the network's type; the nearest, {found.off:.1g} off it,"
     return [
         "falsified: a counterexample was found",
-        f"replayed in {found.replayed_in}: it lies in the input set and {satisfied}",
+        f"replayed in {found.replayed_in}: {where} {satisfied}",
+        *(["in real arithmetic the input set holds a counterexample, by interval propagation"] if found.real is not None else []),
         f"input  {_vector(found.x.tolist())}",
         f"output {_vector(found.y.tolist())}",
         *([f"rows (at most 0): {values}{more}"] if rows else []),

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 SEMANTICS_REAL = "real arithmetic, weights as stored"
 """What a proof speaks of: the network's function in exact real arithmetic, for the weights in the file."""
 
+_NEAREST = 2.0**-10
+"""How near, relatively, the nearest number is in every element type that networks have (float16's unit roundoff is 2^-11)."""
+
 
 @dataclass(frozen=True)
 class Refutation:
@@ -51,16 +54,35 @@ class Counterexample:
 
     ``x`` and ``y`` are flat float64 arrays (of float32 numbers where the model is float32).  Set and rows
     are checked in exact arithmetic, as written; raises ValueError where one of them does not hold.
+
+    ``real``: where the set holds no number of the model's type, a side of it being a single decimal fraction for instance, the ends
+    of a box that holds points of the set, all of whose points are counterexamples in real arithmetic.  Then ``x`` is the model's
+    number nearest to it, which the set does not hold.
     """
 
     case: Case
     x: np.ndarray
     y: np.ndarray
     replayed_in: str
+    real: tuple[np.ndarray, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
-        if not is_counterexample(self.case, self.x, self.y):
-            raise ValueError("the replayed point is not a counterexample")
+        if self.real is None:
+            if not is_counterexample(self.case, self.x, self.y):
+                raise ValueError("the replayed point is not a counterexample")
+            return
+        finite = np.isfinite(self.x).all() and np.isfinite(self.y).all()
+        near = bool((np.maximum(self.real[0] - self.x, self.x - self.real[1]) <= _NEAREST * np.abs(self.x)).all())
+        if not (finite and near and self.case.specification.holds(self.x.tolist(), self.y.tolist())):
+            raise ValueError("the point replayed next to the input set is not a counterexample")
+
+    @property
+    def off(self) -> float:
+        """How far from the points of the set the replayed input is, in its worst entry."""
+        if self.real is None:
+            return 0.0
+        lower, upper = self.real
+        return float(np.maximum(lower - self.x, self.x - upper).max(initial=0.0))
 
     @property
     def conjunction(self) -> Conjunction:
@@ -107,7 +129,9 @@ class Falsified:
 
     @property
     def semantics(self) -> str:
-        return f"replayed in {self.counterexample.replayed_in}"
+        """What the counterexample is one of: the network as replayed, its function in real arithmetic, or both."""
+        beside = "" if self.counterexample.real is None else ", next to the input set; on it, real arithmetic"
+        return f"replayed in {self.counterexample.replayed_in}{beside}"
 
 
 @dataclass(frozen=True)

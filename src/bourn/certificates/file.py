@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +19,7 @@ from bourn._version import __version__
 from bourn.errors import UsageError
 from bourn.problem.specification import Row
 
-FORMAT, VERSION = "bourn certificate", 1
+FORMAT, VERSION = "bourn certificate", 2
 
 
 class CertificateFile:
@@ -36,7 +37,7 @@ class CertificateFile:
             "network": {"sha256": _sha256(network)},
             "specification": {"sha256": _sha256(specification)},
         }
-        self._count = 0
+        self._arrays = self._chunks = 0
         try:
             number, self._temporary = tempfile.mkstemp(suffix=".bourn.part", dir=self.path.parent)
             self._zip = zipfile.ZipFile(os.fdopen(number, "wb"), "w", zipfile.ZIP_DEFLATED, compresslevel=1)
@@ -45,12 +46,24 @@ class CertificateFile:
 
     def array(self, values: np.ndarray) -> str:
         """Write an array; its name in the manifest."""
-        name = str(self._count)
-        self._count += 1
+        name = str(self._arrays)
+        self._arrays += 1
         stream = io.BytesIO()
         np.lib.format.write_array(stream, np.ascontiguousarray(values), version=(1, 0), allow_pickle=False)
         self._zip.writestr(f"arrays/{name}.npy", stream.getvalue())
         return name
+
+    def chunk(self, stated: Mapping[str, Any]) -> None:
+        """Write the next chunk of a proof, the arrays in it first."""
+        self._zip.writestr(f"chunks/{self._chunks}.json", json.dumps(self._plain(stated), allow_nan=False))
+        self._chunks += 1
+
+    def _plain(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return self.array(value)
+        if isinstance(value, Mapping):
+            return {key: self._plain(own) for key, own in value.items()}
+        return [self._plain(own) for own in value] if isinstance(value, list) else value
 
     def __enter__(self) -> CertificateFile:
         return self

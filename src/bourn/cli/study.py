@@ -18,7 +18,7 @@ from bourn.errors import UsageError
 if TYPE_CHECKING:
     from bourn.studies.description import Description
     from bourn.studies.engines import Engine
-    from bourn.studies.running import Progress
+    from bourn.studies.running import Progress, Study
     from bourn.studies.store import Store
 
 _EVERY = 10.0
@@ -78,6 +78,7 @@ _study(
     _RADII,
     click.option("--cascade/--no-cascade", default=None, help="Let cheaper methods and the attack decide what they can first."),
     click.option("--bracket/--no-bracket", default=None, help="Show which images lie beyond every layer-wise method."),
+    click.option("--certificates", is_flag=True, help="Also write a proof of every certified image, to STORE's .certificates."),
     click.option("--limit", type=float, metavar="SECONDS", help="For milp: seconds for each image.  [default: 60]"),
     help="For how many images does a method prove that the class stays on the ball of a given radius?",
 )
@@ -135,6 +136,7 @@ def _print_tables(store: Store, form: str | None) -> None:
 
 def _run(name: str, study: Path | None, store: Path | None, form: str | None, **flags: Any) -> int:
     place = {key: flags.pop(key) for key in ("workers", "dask", "device")}
+    certificates = flags.pop("certificates", False)
     description = _description(name, study, flags)
     from bourn.studies.running import Study, run
     from bourn.studies.store import Store
@@ -144,13 +146,15 @@ def _run(name: str, study: Path | None, store: Path | None, form: str | None, **
     last: list[Progress] = []
     with Store(path) as answers:
         try:
-            with _engine(place) as engine, _shown(description.name) as show:
+            with _engine(place) as engine, shown(description.name) as show:
 
                 def report(progress: Progress) -> None:
                     last[:] = [progress]
                     show(progress)
 
                 run(prepared, answers, engine, place["device"], report)
+            if certificates:
+                _certify(prepared, answers, place["workers"])
         except KeyboardInterrupt:
             there = f"all {last[0].answered} answers of {last[0].total} are" if last else "what was answered is"
             click.echo(f"bourn: interrupted; {there} in {path}, and the same command goes on", err=True)
@@ -158,6 +162,17 @@ def _run(name: str, study: Path | None, store: Path | None, form: str | None, **
         click.echo(f"{path}: {plural(last[0].answered, 'answer', 'answers')}, {last[0].before} of them from before", err=True)
         _print_tables(answers, form)
     return 0
+
+
+def _certify(study: Study, answers: Store, workers: int) -> None:
+    """Write the certificates that are missing, and say how many there are."""
+    from bourn.studies.certificates import WRITTEN, folder_of, write_all
+
+    told = list(write_all(study, answers, workers))
+    written = sum(t.outcome == WRITTEN for t in told)
+    click.echo(f"{folder_of(answers.path)}: {plural(written, 'certificate', 'certificates')} written", err=True)
+    for t in (t for t in told if t.outcome != WRITTEN):
+        click.echo(f"{t.files.certificate.name}: {t.reason}", err=True)
 
 
 def _description(name: str, study: Path | None, flags: dict[str, Any]) -> Description:
@@ -217,7 +232,7 @@ def _engine(place: dict[str, Any]) -> Engine:
 
 
 @contextmanager
-def _shown(title: str) -> Iterator[Callable[[Progress], None]]:
+def shown(title: str) -> Iterator[Callable[[Progress], None]]:
     """Shows progress on stderr: a bar on a terminal, a line now and then elsewhere."""
     if not sys.stderr.isatty():
         yield _Lines(title)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bourn.cli.main import plural
+from bourn.cli.main import plural, uncollected
 from bourn.cli.questions import Ball, ball_options
 from bourn.errors import UsageError
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from bourn.formats.model import Model
     from bourn.problem.problem import Question
     from bourn.verification import Result, Step
+
+
+_LEAST, _TIMES = 60.0, 20.0
+"""Seconds that a certificate may take, and times as many as its verdict took, whichever is more."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +103,14 @@ def command(
 
 
 def _certify(found: Result, path: Path, quiet: bool) -> None:
-    """Write the certificate, or say that there is nothing to write one about."""
+    """Write the certificate, in :data:`_TIMES` the time that the verdict took, or say that there is nothing to write one about."""
     from bourn.proofs import write_certificate
 
     if found.status not in ("unsat", "sat"):
         click.echo(f"no certificate: {found.status} states nothing to be proved", err=True)
         return
-    write_certificate(found, path, None if quiet else lambda text: click.echo(f"  certificate: {text}", err=True))
+    limit = max(_LEAST, _TIMES * found.seconds)
+    write_certificate(found, path, None if quiet else lambda text: click.echo(f"  certificate: {text}", err=True), limit)
     if not quiet:
         click.echo(f"certificate written to {path}", err=True)
 
@@ -133,8 +138,9 @@ def _asked(files: tuple[str, ...], networks: tuple[str, ...], ball: Ball | None,
 
 
 def _run(asked: _Asked, ball: Ball | None, label: int | None, deadline: Deadline, device: str, quiet: bool) -> Result:
-    from bourn.formats.model import load
-    from bourn.verification import verify
+    with uncollected():
+        from bourn.formats.model import load
+        from bourn.verification import verify
 
     def log(step: Step) -> None:
         click.echo(f"  {step.what}: {step.seconds:.3f} s, {plural(step.open, 'conjunction', 'conjunctions')} open", err=True)

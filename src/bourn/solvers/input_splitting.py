@@ -7,9 +7,8 @@ unstable are bounded anew, for a bound that holds on the parent holds on its hal
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,19 +17,14 @@ from torch import Tensor
 
 from bourn.certificates.evidence import refutes
 from bourn.certificates.splits import Leaf, Part, Split, SplitTree
-from bourn.deadline import NEVER, Deadline
+from bourn.deadline import Deadline
 from bourn.interval import Interval
-from bourn.network.affine import Affine
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Problem
-from bourn.program.linear_bounds import back_substitute
-from bourn.program.relaxed import RelaxedProgram, start, with_bounds
-from bourn.relaxations.base import LineRule, Nonlinearity
-from bourn.solvers.back_substitution import bound_both
-from bourn.solvers.base import output_rows
+from bourn.solvers.box_bounds import BoundedBoxes, bounded
 from bourn.solvers.branching import BRANCHING_INPUTS, Sides
 from bourn.solvers.subproblems import Accept, Outcome, Path, Splitting, WeightedRows, best_weights, leaf, try_points
-from bourn.solvers.tightening import refine, unstable
+from bourn.solvers.tightening import widest
 
 METHOD = "CROWN on a part of the input set"
 
@@ -39,15 +33,15 @@ METHOD = "CROWN on a part of the input set"
 class InputSplitting(Splitting):
     """``batch`` boxes at a time, the worst bounds first; ``rule``: which side is halved (:data:`BRANCHING_INPUTS`).
 
-    ``memory``: bytes for open parts; beyond them the newest parts come first, which keeps their number down.  Inputs of more
-    than ``most_inputs`` entries are not split.
+    ``memory``: bytes for open parts; beyond them the newest parts come first, which keeps their number down.  ``row_bytes``
+    bounds the memory of one node's functions, and with it the batch.  Inputs of more than ``most_inputs`` entries are not split.
     """
 
     batch: int = 256
     rule: str = "loss"
     memory: int = 1 << 30
-    row_bytes: int = 1 << 23
-    most_inputs: int = 10
+    row_bytes: int = 1 << 22
+    most_inputs: int = 20
 
     name: ClassVar[str] = "splitting the input"
 
@@ -67,39 +61,88 @@ class InputSplitting(Splitting):
         most: float = math.inf,
     ) -> Outcome:
         """A tree for each conjunction, all of the same parts of the box."""
-        run = _Run(self, problem, open_, accept)
-        return run.loop(inner, deadline, most)
+        return _Run(self, problem, open_, accept).loop(inner, deadline, most)
 
 
-@dataclass(eq=False)
-class _Box:
-    """A part: its ends (n,), its parent's bounds of all pre-activations (2, N), what is known of its open conjunctions."""
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """B parts: their ends (B, 2, n), parents' bounds of all pre-activations (B, 2, N), and how many entries these leave open (B,).
 
-    lower: Tensor
-    upper: Tensor
+    ``bounds`` (B, K) of the K conjunctions' best sums of rows, inf where one is refuted on the part.
+    """
+
+    ends: Tensor
     inner: Tensor
-    path: Path
-    bounds: dict[int, float]
+    open: Tensor
+    bounds: Tensor
+    paths: tuple[Path, ...]
+
+    def __getitem__(self, which: Tensor) -> _Parts:
+        paths = tuple(self.paths[i] for i in which.tolist())
+        return _Parts(self.ends[which], self.inner[which], self.open[which], self.bounds[which], paths)
+
+
+class _Pool:
+    """Open parts in shared tensors, which grow; a part is a number."""
+
+    def __init__(self, parts: _Parts) -> None:
+        self._stored = parts.ends, parts.inner, parts.open, parts.bounds
+        self._paths: list[Path] = list(parts.paths)
+        self._free: list[int] = []
+
+    def put(self, parts: _Parts) -> list[int]:
+        """Store parts; their numbers."""
+        missing = len(parts.paths) - len(self._free)
+        if missing > 0:
+            count = len(self._paths)
+            more = max(missing, count)
+            self._stored = tuple(torch.cat([t, t.new_zeros(more, *t.shape[1:])]) for t in self._stored)  # type: ignore[assignment]
+            self._paths += [Path()] * more
+            self._free += range(count, count + more)
+        numbers = [self._free.pop() for _ in parts.paths]
+        index = torch.tensor(numbers, dtype=torch.int64, device=parts.ends.device)
+        for own, new in zip(self._stored, (parts.ends, parts.inner, parts.open, parts.bounds), strict=True):
+            own[index] = new
+        for number, path in zip(numbers, parts.paths, strict=True):
+            self._paths[number] = path
+        return numbers
+
+    def take(self, numbers: Sequence[int]) -> _Parts:
+        """Parts by number, which are no longer stored."""
+        index = torch.tensor(numbers, dtype=torch.int64, device=self._stored[0].device)
+        ends, inner, open_, bounds = (t[index] for t in self._stored)
+        self._free += numbers
+        return _Parts(ends, inner, open_, bounds, tuple(self._paths[i] for i in numbers))
 
 
 class _Run:
     """The open parts of one run, and the leaves so far."""
 
     def __init__(self, how: InputSplitting, problem: Problem, open_: list[int], accept: Accept) -> None:
-        self.how, self.problem, self.graph, self.accept = how, problem, problem.network, accept
-        self.rows = {k: WeightedRows.of(problem, problem.conjunctions[k].rows) for k in open_}
-        self.leaves: dict[int, list[Leaf]] = {k: [] for k in open_}
-        self.heap: list[tuple[float, int, _Box]] = []
-        self.counter = itertools.count()
-        self.stuck: list[_Box] = []
-        self.done, self.newest_first = 0, False
+        self.how, self.problem, self.graph, self.accept, self.open = how, problem, problem.network, accept, open_
+        every = list(dict.fromkeys(row for k in open_ for row in problem.conjunctions[k].rows))
+        self.rows = WeightedRows.of(problem, every)
+        self.groups = [[every.index(row) for row in problem.conjunctions[k].rows] for k in open_]
+        self.leaves: list[list[Leaf]] = [[] for _ in open_]
+        self.heap: list[tuple[float, int, int, int]] = []
+        self.stuck: list[Tensor] = []
+        self.pushed, self.done, self.newest_first = 0, 0, False
+        self.width = widest(self.graph, self.graph.output)
 
     def loop(self, inner: Mapping[int, Interval], deadline: Deadline, most: float) -> Outcome:
         box, graph = self.problem.box, self.graph
         nothing = box.lower.new_zeros(0)  # all that an affine network has
         ends = ((inner[z].lower[0].flatten(), inner[z].upper[0].flatten()) for z in graph.pre_activations)
         known = torch.stack([torch.cat(own) for own in zip((nothing, nothing), *ends, strict=True)])
-        self._push(_Box(box.lower[0].flatten(), box.upper[0].flatten(), known, Path(), dict.fromkeys(self.rows, -math.inf)))
+        root = _Parts(
+            torch.stack([box.lower.flatten(1), box.upper.flatten(1)], 1),
+            known[None],
+            torch.full((1,), known.shape[1], device=known.device),
+            torch.full((1, len(self.open)), -math.inf, dtype=torch.float64, device=known.device),
+            (Path(),),
+        )
+        self.pool = _Pool(root[torch.zeros(0, dtype=torch.int64)])
+        self._push(root)
         stopped, found, size = "", False, 16 * (known.numel() + box.lower.numel())
         while self.heap and not found:
             if deadline.left <= 0 or self.done >= most:
@@ -107,156 +150,126 @@ class _Run:
                 break
             if not self.newest_first and len(self.heap) * size > self.how.memory:
                 self.newest_first = True
-                self.heap = [(-float(n), n, part) for _, n, part in self.heap]
+                self.heap = [(-float(number), number, part, open_) for _, number, part, open_ in self.heap]
                 heapq.heapify(self.heap)
-            batch = [heapq.heappop(self.heap)[2] for _ in range(min(self.how.batch, len(self.heap)))]
-            found = self._work(batch)
+            found = self._work(self._pop())
         return self._outcome(stopped, found)
 
-    def _push(self, part: _Box) -> None:
-        number = next(self.counter)
-        heapq.heappush(self.heap, (-float(number) if self.newest_first else min(part.bounds.values()), number, part))
+    def _push(self, parts: _Parts) -> None:
+        bounds, opens = parts.bounds.amin(1).tolist(), parts.open.tolist()
+        for bound, number, open_ in zip(bounds, self.pool.put(parts), opens, strict=True):
+            self.pushed += 1
+            heapq.heappush(self.heap, (-float(self.pushed) if self.newest_first else bound, self.pushed, number, open_))
+
+    def _pop(self) -> _Parts:
+        """The next parts, as many as fit the memory for one node's functions."""
+        numbers: list[int] = []
+        most, at_once = 0, self.how.row_bytes / (8 * self.width)
+        while self.heap and len(numbers) < self.how.batch:
+            most = max(most, self.heap[0][3] + self.graph.nodes[0].size + 1)
+            if numbers and (len(numbers) + 1) * most > at_once:
+                break
+            numbers.append(heapq.heappop(self.heap)[2])
+        return self.pool.take(numbers)
 
     def _outcome(self, stopped: str, found: bool) -> Outcome:
-        left = [part for _, _, part in self.heap] + self.stuck
-        bounds: dict[int, float] = {}
-        for part in left:
-            for k, bound in part.bounds.items():
-                bounds[k] = min(bound, bounds.get(k, math.inf))
-        closed = {k: tuple(leaves) for k, leaves in self.leaves.items() if k not in bounds and not found}
+        left = [*self.stuck] + ([self.pool.take([part for _, _, part, _ in self.heap]).bounds] if self.heap else [])
+        count = sum(len(bounds) for bounds in left)
+        least = torch.cat(left).amin(0).tolist() if count else [math.inf] * len(self.open)
+        bounds = {k: bound for k, bound in zip(self.open, least, strict=True) if bound < math.inf}
+        closed = {k: tuple(own) for k, own in zip(self.open, self.leaves, strict=True) if k not in bounds and not found}
         refuted = {k: SplitTree(self.problem.conjunctions[k], leaves) for k, leaves in closed.items()}
-        if left and not stopped:
+        if count and not stopped:
             stopped = "parts left that float64 cannot halve"
-        return Outcome(refuted, bounds, self.done, len(left), stopped, found)
+        return Outcome(refuted, bounds, self.done, count, stopped, found)
 
-    def _work(self, batch: list[_Box]) -> bool:
+    def _work(self, parts: _Parts) -> bool:
         """Bound the parts of a batch, close what is refuted, halve the others; True if a counterexample was found."""
-        self.done += len(batch)
-        shape = (len(batch), *self.graph.input_shape)
-        lower, upper = (torch.stack(ends) for ends in zip(*((p.lower, p.upper) for p in batch), strict=True))
-        program, inner = self._program(Box(Interval(lower.reshape(shape), upper.reshape(shape))), batch)
-        influence, lost = torch.zeros_like(lower), torch.zeros_like(lower)
-        moves = _moves(program)
-        points = [(lower / 2 + upper / 2).clamp(lower, upper)]
-        for k, rows in self.rows.items():
-            which = [i for i, part in enumerate(batch) if k in part.bounds]
-            if which:
-                slope, losses = self._bound(k, rows, program, batch, which, lower, upper, moves)
-                influence += slope.abs()
-                lost += losses
-                points.append(torch.where(slope >= 0, lower, upper))
-        alive = [i for i, part in enumerate(batch) if part.bounds]
-        if not alive:
+        self.done += len(parts.paths)
+        boxes = self._bounded(parts)
+        bounds, weights = self._decide(parts, boxes)
+        alive = torch.nonzero((bounds < math.inf).any(1))[:, 0]
+        if not len(alive):
             return False
-        x = torch.cat([p[alive] for p in points]).reshape(-1, *self.graph.input_shape)
-        if any(try_points(rows, [range(len(rows))], x, self.accept) for rows in self.rows.values()):
-            for i in alive:
-                self._push(batch[i])
+        lower, upper = parts.ends[alive].unbind(1)
+        influence, points = torch.zeros_like(lower), [(lower / 2 + upper / 2).clamp(lower, upper)]
+        for number, own in enumerate(weights):
+            here = (bounds[:, number] < math.inf)[alive]
+            slope = (own[:, None] @ boxes.on_input)[alive, 0] * here[:, None]
+            influence += slope.abs()
+            points.append(torch.where(slope >= 0, lower, upper)[here])
+        parts = _Parts(parts.ends, boxes.inner, boxes.open, bounds, parts.paths)[alive]
+        if try_points(self.rows, self.groups, torch.cat(points).reshape(-1, *self.graph.input_shape), self.accept):
+            self._push(parts)
             return True
-        scores = BRANCHING_INPUTS[self.how.rule](Sides(lower, upper, influence, lost))
-        sides = torch.where(scores.amax(1, keepdim=True) > 0, scores, upper - lower).argmax(1)
-        for i in alive:
-            self._halve(batch[i], int(sides[i]), inner[:, i])
+        lost = torch.zeros_like(boxes.on_input[:, 0])
+        for number, own in enumerate(weights):
+            lost += boxes.losses(own * (bounds[:, number] < math.inf)[:, None])
+        scores = BRANCHING_INPUTS[self.how.rule](Sides(lower, upper, influence, lost[alive]))
+        self._halve(parts, torch.where(scores.amax(1, keepdim=True) > 0, scores, upper - lower).argmax(1))
         return False
 
-    def _program(self, box: Box, batch: list[_Box]) -> tuple[RelaxedProgram, Tensor]:
-        """The relaxed program of the parts, and its bounds (2, B, N)."""
-        program, first = start(self.graph, box, LineRule.AREA), 0
-        parents = torch.stack([part.inner for part in batch], 1)
-        found = [parents[:, :, :0]]
+    def _bounded(self, parts: _Parts) -> BoundedBoxes:
+        """Bounds of the parts."""
+        shape = (len(parts.paths), *self.graph.input_shape)
+        box = Box(Interval(*(end.reshape(shape) for end in parts.ends.unbind(1))))
+        known, first = {}, 0
         for z in self.graph.pre_activations:
-            shape, size = self.graph.nodes[z].shape, self.graph.nodes[z].size
-            own = parents[:, :, first : first + size].reshape(2, len(batch), *shape)
-            known, first = Interval(own[0], own[1]), first + size
-            fresh = refine(
-                program, z, known, unstable(self.graph, z, known), bound_both, row_bytes=self.how.row_bytes, deadline=NEVER
-            )
-            known = known.intersect(fresh)
-            program = with_bounds(program, z, known)
-            found.append(torch.stack([known.lower.flatten(1), known.upper.flatten(1)]))
-        return program, torch.cat(found, 2)
+            last = first + self.graph.nodes[z].size
+            own = parts.inner[:, :, first:last].reshape(len(parts.paths), 2, *self.graph.nodes[z].shape)
+            known[z], first = Interval(own[:, 0], own[:, 1]), last
+        return bounded(self.graph, box, known, self.rows, self.how.row_bytes)
 
-    def _bound(
-        self,
-        k: int,
-        rows: WeightedRows,
-        program: RelaxedProgram,
-        batch: list[_Box],
-        which: list[int],
-        lower: Tensor,
-        upper: Tensor,
-        moves: dict[int, Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        """Bound a conjunction on the parts ``which``; close it where that refutes it.  Its slopes and losses, (B, n)."""
-        conjunction, count = self.problem.conjunctions[k], len(batch)
-        own = rows.objectives
-        found = back_substitute(program, output_rows(self.graph, own), own.constant, keep=(0, *moves))
-        identity = torch.eye(len(rows), dtype=torch.float64, device=lower.device)
-        bounds = found.lower - torch.cat([rows.error(program, w.expand(count, -1)) for w in identity[:, None]], 1)
-        nothing = lower.new_zeros(count, len(rows), lower.shape[1])
-        matrix = found.kept[0].flatten(2).expand(count, -1, -1) if 0 in found.kept else nothing
-        best, row = bounds.max(1)
-        weights = identity[row]
-        if len(rows) > 1:
-            least = torch.where(matrix > 0, lower[:, None], upper[:, None])
-            joint = best_weights(matrix, found.lower - (matrix * least).sum(2), lower, upper)
-            together = rows.state(program, joint)
-            better = together > best
-            best, weights = torch.where(better, together, best), torch.where(better[:, None], joint, weights)
-        for i in which:
-            bound = float(best[i])
-            if refutes(conjunction, tuple(weights[i].tolist()), bound):
-                self.leaves[k].append(leaf(batch[i].path, weights[i], bound, METHOD))
-                del batch[i].bounds[k]
-            else:
-                batch[i].bounds[k] = max(bound, batch[i].bounds[k])
-        mask = torch.zeros(count, 1, dtype=torch.float64, device=lower.device)
-        mask[[i for i in which if k in batch[i].bounds]] = 1.0
-        lost = torch.zeros_like(lower)
-        for v, move in moves.items():
-            if v in found.kept:
-                row = (weights[:, None] @ found.kept[v].flatten(2).expand(count, -1, -1))[:, 0]
-                lines = program.lines[v]
-                height = (row.clamp(max=0).abs() + 0.5 * row.clamp(min=0)) * lines.upper_offset.flatten(1).abs()
-                lost += (move @ height[..., None])[..., 0]
-        return (weights[:, None] @ matrix)[:, 0] * mask, lost * mask
+    def _decide(self, parts: _Parts, boxes: BoundedBoxes) -> tuple[Tensor, list[Tensor]]:
+        """Bounds (B, K) of the conjunctions, inf where refuted, and the weights (B, M) of all rows behind each."""
+        found, weights = parts.bounds.clone(), []
+        for number, group in enumerate(self.groups):
+            bound, row = boxes.bounds[:, group].max(1)
+            own = torch.zeros_like(boxes.bounds)
+            own.scatter_(1, torch.tensor(group, device=row.device)[row][:, None], 1.0)
+            open_ = (found[:, number] < math.inf) & ~(bound > 0)
+            if len(group) > 1 and bool(open_.any()):
+                joint = self._joint(parts, boxes, group, open_)
+                together = boxes.together(joint)
+                better = open_ & (together > bound)
+                bound, own = torch.where(better, together, bound), torch.where(better[:, None], joint, own)
+            weights.append(own)
+            self._close(number, parts, bound, own[:, group], found)
+        return found, weights
 
-    def _halve(self, part: _Box, side: int, inner: Tensor) -> None:
-        low, high = float(part.lower[side]), float(part.upper[side])
+    def _joint(self, parts: _Parts, boxes: BoundedBoxes, group: list[int], open_: Tensor) -> Tensor:
+        """Weights (B, M) that raise the minimum of a sum of a conjunction's linear functions, where ``open_``."""
+        lower, upper = parts.ends[open_].unbind(1)
+        matrix = boxes.on_input[open_][:, group]
+        least = torch.where(matrix > 0, lower[:, None], upper[:, None])
+        constant = boxes.bounds[open_][:, group] - (matrix * least).sum(2)
+        joint = torch.zeros_like(boxes.bounds)
+        index = torch.tensor(group, device=joint.device)
+        joint[open_] = torch.zeros_like(joint[open_]).index_copy(1, index, best_weights(matrix, constant, lower, upper))
+        return joint
+
+    def _close(self, number: int, parts: _Parts, bound: Tensor, weights: Tensor, found: Tensor) -> None:
+        """Note a conjunction's bounds, and leaves where they refute it."""
+        conjunction = self.problem.conjunctions[self.open[number]]
+        open_ = found[:, number] < math.inf
+        found[:, number] = torch.where(open_, torch.maximum(found[:, number], bound), math.inf)
+        for i in torch.nonzero(open_ & (bound >= 0))[:, 0].tolist():
+            if refutes(conjunction, tuple(weights[i].tolist()), float(bound[i])):
+                self.leaves[number].append(leaf(parts.paths[i], weights[i], float(bound[i]), METHOD))
+                found[i, number] = math.inf
+
+    def _halve(self, parts: _Parts, sides: Tensor) -> None:
+        """Push the halves of parts, each cut in the middle of one side."""
+        index = sides[:, None]
+        low, high = (parts.ends[:, e].gather(1, index)[:, 0] for e in (0, 1))
         middle = low / 2 + high / 2
-        if not low < middle < high:
-            self.stuck.append(part)
-            return
-        name = self.graph.nodes[0].name
+        fits = (low < middle) & (middle < high)
+        if not bool(fits.all()):
+            self.stuck.append(parts.bounds[~fits])
+            parts, index, middle = parts[torch.nonzero(fits)[:, 0]], index[fits], middle[fits]
+        name, places = self.graph.nodes[0].name, list(zip(index[:, 0].tolist(), middle.tolist(), strict=True))
         for half in Part:
-            lower, upper = part.lower.clone(), part.upper.clone()
-            (upper if half is Part.BELOW else lower)[side] = middle
-            self._push(_Box(lower, upper, inner, part.path.then(Split(name, side, middle, half)), dict(part.bounds)))
-
-
-def _moves(program: RelaxedProgram) -> dict[int, Tensor]:
-    """By which share every side of a box moves the pre-activation of every nonlinear entry, {node: (B, n, N)}.
-
-    Along the mean of both lines; a heuristic, for which one that reads several inputs has no share.
-    """
-    lower, upper = program.box.lower, program.box.upper
-    count, size = len(lower), lower[0].numel()
-    width = (upper - lower).flatten(1)
-    values: list[Tensor] = []
-    shares = {}
-    for number, node in enumerate(program.graph.nodes):
-        operation, arguments = node.operation, [values[i] for i in node.inputs]
-        if isinstance(operation, Affine):
-            value = operation.linear(*arguments) if arguments else width.new_zeros(count * size, *node.shape)
-        elif isinstance(operation, Nonlinearity):
-            lines = program.lines[number]
-            value = width.new_zeros(())
-            for low, high, own in zip(lines.lower_slopes, lines.upper_slopes, arguments, strict=True):
-                value = value + ((low + high) / 2).repeat_interleave(size, 0) * own
-            if len(arguments) == 1:
-                moved = arguments[0].reshape(count, size, -1).abs()
-                shares[number] = moved / moved.sum(1, keepdim=True).clamp(min=1e-30)
-        else:
-            value = torch.diag_embed(width).reshape(count * size, *node.shape)
-        values.append(value)
-    return shares
+            ends = parts.ends.clone()
+            ends[:, 1 if half is Part.BELOW else 0].scatter_(1, index, middle[:, None])
+            paths = tuple(p.then(Split(name, side, at, half)) for p, (side, at) in zip(parts.paths, places, strict=True))
+            self._push(_Parts(ends, parts.inner, parts.open, parts.bounds, paths))

@@ -6,12 +6,15 @@ subproblems and neurons in one batch; every bound is stated in float64 with its 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from bourn.deadline import Deadline
 from bourn.program.branches import Parts, Shared
 from bourn.program.linear_bounds import Multipliers, back_substitute
+from bourn.program.relaxed import RelaxedProgram
 from bourn.solvers.split_ascent import Climb
 
 _ROWS = 2048
@@ -40,8 +43,23 @@ def tighten(shared: Shared, parts: Parts, after: Tensor, climb: Climb, deadline:
     return parts
 
 
-def _layer(shared: Shared, node: int, parts: Parts, climb: Climb, deadline: Deadline) -> tuple[Tensor, Tensor]:
-    """Bounds (B, n) of a node's kept neurons; what is not open keeps its own."""
+@dataclass(frozen=True, eq=False)
+class LayerRows:
+    """Rows that pick neurons of one node, for B subproblems: ``neurons`` (B, n) of the node's kept ones, some of them ``real``.
+
+    ``rows`` are those of the neurons, then those of their negatives, on pre-activation ``z``; with multipliers for each.
+    """
+
+    z: int
+    neurons: Tensor
+    real: Tensor
+    rows: Tensor
+    program: RelaxedProgram
+    multipliers: dict[int, Multipliers]
+
+
+def climbed(shared: Shared, node: int, parts: Parts, climb: Climb, deadline: Deadline) -> LayerRows:
+    """Multipliers of bounds of a node's open neurons, by ascent."""
     own, count = shared.place[node], len(parts.lower)
     open_ = parts.open[:, own]
     most = int(open_.sum(1).max())
@@ -68,12 +86,17 @@ def _layer(shared: Shared, node: int, parts: Parts, climb: Climb, deadline: Dead
         v: Multipliers(m.free, tuple(map(grouped, m.below)), tuple(map(grouped, m.above)), tuple(map(grouped, m.mu)))
         for v, m in objective.multipliers(program, many, chosen).items()
     }
-    zero = rows.new_zeros(1, 2 * most)
-    found = back_substitute(program, {z: rows.reshape(count, 2 * most, *shape)}, zero, (), multipliers).lower
+    return LayerRows(z, neurons, open_.gather(1, neurons), rows.reshape(count, 2 * most, *shape), program, multipliers)
+
+
+def _layer(shared: Shared, node: int, parts: Parts, climb: Climb, deadline: Deadline) -> tuple[Tensor, Tensor]:
+    """Bounds (B, n) of a node's kept neurons; what is not open keeps its own."""
+    own, r = shared.place[node], climbed(shared, node, parts, climb, deadline)
+    most, neurons = r.neurons.shape[1], r.neurons
+    zero = r.rows.new_zeros(1, 2 * most)
+    found = back_substitute(r.program, {r.z: r.rows}, zero, (), r.multipliers).lower
     low, high = parts.lower[:, own].clone(), parts.upper[:, own].clone()
-    real = open_.gather(1, neurons)
-    low.scatter_(1, neurons, torch.where(real, torch.maximum(found[:, :most], low.gather(1, neurons)), low.gather(1, neurons)))
-    high.scatter_(1, neurons, torch.where(real, torch.minimum(-found[:, most:], high.gather(1, neurons)), high.gather(1, neurons)))
+    low_, high_ = torch.maximum(found[:, :most], low.gather(1, neurons)), torch.minimum(-found[:, most:], high.gather(1, neurons))
+    low.scatter_(1, neurons, torch.where(r.real, low_, low.gather(1, neurons)))
+    high.scatter_(1, neurons, torch.where(r.real, high_, high.gather(1, neurons)))
     return low, high
-
-

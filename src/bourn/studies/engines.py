@@ -12,18 +12,20 @@ import signal
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from bourn.errors import BournError, UsageError
 from bourn.studies.jobs import Found, Job, work
 
 Done = tuple[Job, list[Found]]
+T = TypeVar("T")
+R = TypeVar("R")
 
 _AHEAD = 2
 """Jobs given out for every worker: one that it does, one that waits for it."""
@@ -140,6 +142,17 @@ def _spawning() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def each(function: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
+    """What a function says of every item, in order, by so many processes; raises :class:`UsageError` for fewer than one."""
+    if workers < 1:
+        raise UsageError(f"{workers} workers: there must be at least 1")
+    if workers == 1:
+        yield from map(function, items)
+        return
+    with _spawning(), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker, ({},)) as pool:
+        yield from pool.map(function, items)
 
 
 class Dask(Engine):

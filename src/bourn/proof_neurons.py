@@ -1,0 +1,314 @@
+"""Proofs by cases of which side of its kink a neuron is on: the run's tree walked anew, with all multipliers written down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bourn.certificates.evidence import refutes
+from bourn.certificates.splits import Part
+from bourn.deadline import NEVER
+from bourn.errors import UsageError
+from bourn.problem.input_set import Box
+from bourn.program.branches import CannotSplit, Multiplied, Parts, Shared
+from bourn.program.relaxed import RelaxedProgram
+from bourn.proof_trees import Grown, Left, halved, integers, planned
+from bourn.proving import SLACK, Chosen, Level, Proof, rounded
+from bourn.solvers.base import output_rows
+from bourn.solvers.branching import BRANCHING_NEURONS, Scene
+from bourn.solvers.leaf_program import PRICES, solve
+from bourn.solvers.retightening import climbed
+from bourn.solvers.split_ascent import Climb
+from bourn.solvers.subproblems import WeightedRows
+
+_AT_ONCE, _ROWS = 32, 2048
+"""Parts of a chunk, and rows that are alive at a time."""
+_ROOT, _CHILD, _INNER, _LAST = Climb(steps=60, decay=0.96), Climb(), Climb(steps=8), Climb(steps=100, decay=0.97)
+
+
+@dataclass(eq=False)
+class _Node:
+    """A part: its number in the file, its neurons' bounds, of open conjunctions their multipliers, the leaves of the run."""
+
+    number: int
+    parts: Parts
+    chosen: dict[int, Multiplied]
+    left: Left
+    depth: int
+    after: int = -1
+
+
+def grow_by_neuron(own: Grown) -> None:
+    """Write a tree of split neurons; raises :class:`UsageError` where the network has unstable neurons that are not split."""
+    root = Proof(own.problem, own.names, Level.ASCENT)
+    graph = own.problem.network
+    for z in graph.pre_activations:
+        root.add(z)
+        if len(graph.readers(z)) != 1:
+            raise UsageError(f"no certificate can be written yet for splits where {graph.nodes[z].name!r} is read twice")
+    try:
+        _Growing(own, root).grow()
+    except CannotSplit as error:
+        raise UsageError(f"no certificate was written: {error}") from None
+
+
+@dataclass(eq=False)
+class _Growing:
+    """A tree on its way."""
+
+    own: Grown
+    root: Proof
+    rows: WeightedRows = field(init=False)
+    groups: list[list[int]] = field(init=False)
+    shared: Shared = field(init=False)
+    places: dict[tuple[int, int], int] = field(init=False)
+    numbers: int = 1
+
+    def __post_init__(self) -> None:
+        conjunctions = [tree.conjunction for tree in self.own.trees]
+        distinct = list(dict.fromkeys(row for c in conjunctions for row in c.rows))
+        self.rows = WeightedRows.of(self.own.problem, distinct)
+        self.groups = [[distinct.index(row) for row in c.rows] for c in conjunctions]
+        program, objectives = self.root.program, self.rows.objectives
+        self.shared = Shared(program, output_rows(program.graph, objectives), objectives.constant)
+        self.places = {self.shared.name(i): i for i in range(self.shared.count)}
+
+    def grow(self) -> None:
+        parts, left = self.shared.root(), self.own.begin()
+        chosen = {}
+        for k, group in enumerate(self.groups):
+            weights = torch.zeros(1, len(self.rows))
+            weights[0, group] = 1.0 / len(group)
+            chosen[k] = self.shared.begin(parts, weights)
+        stack = [_Node(0, parts, chosen, left, 0)]
+        while stack:
+            size = 1 if self.numbers == 1 else _AT_ONCE
+            batch, stack = stack[-size:], stack[:-size]
+            chunk: dict[str, Any] = {"parts": integers(n.number for n in batch), "bounds": [], "refuted": []}
+            if batch[0].number == 0:
+                chunk["bounds"] = self.root.bounds
+            else:
+                chunk["bounds"] = self._tighten(batch)
+            chunk["refuted"] = self._refute(batch, _CHILD if batch[0].number else _ROOT)
+            open_ = [n for n in batch if n.chosen]
+            neurons = self._neurons(open_)
+            chunk["splits"] = self._splits(batch, open_, neurons)
+            self.own.file.chunk(chunk)
+            for node, neuron in zip(open_, neurons, strict=True):
+                stack.extend(self._halves(node, neuron))
+            self.own.tell(len(batch))
+
+    # bounds
+
+    def _tighten(self, batch: list[_Node]) -> list[dict[str, Any]]:
+        """Bounds of open neurons behind the last split, anew where these are tighter; parts that they leave empty are closed."""
+        written = []
+        for number, v in enumerate(self.shared.kept):
+            own = self.shared.place[v]
+            which = [i for i, n in enumerate(batch) if n.chosen and n.after < number and bool(n.parts.open[:, own].any())]
+            if not which:
+                continue
+            at_once = max(1, _ROWS // (2 * max(int(batch[i].parts.open[:, own].sum()) for i in which)))
+            for first in range(0, len(which), at_once):
+                written += self._layer(batch, which[first : first + at_once], v)
+        for node in batch:
+            if bool((node.parts.lower > node.parts.upper).any()):
+                node.chosen.clear()
+        return written
+
+    def _layer(self, batch: list[_Node], which: list[int], v: int) -> list[dict[str, Any]]:
+        shared, own = self.shared, self.shared.place[v]
+        parts = _joined([batch[i].parts for i in which])
+        r = climbed(shared, v, parts, _INNER, NEVER)
+        most, nodes = r.neurons.shape[1], _free(r.program)
+        found, chosen = rounded(r.program, {r.z: r.rows}, r.rows.new_zeros(1, 2 * most), nodes, r.multipliers)
+        magnitude = r.program.magnitudes[r.z].flatten(1).expand(len(which), -1)
+        slack = SLACK * magnitude.gather(1, shared.origin(v)[1][0][r.neurons])
+        low, high = parts.lower[:, own].gather(1, r.neurons), parts.upper[:, own].gather(1, r.neurons)
+        better = torch.cat([(found[:, :most] - slack > low) & r.real, (-found[:, most:] + slack < high) & r.real], 1)
+        low = torch.where(better[:, :most], found[:, :most] - slack, low)
+        high = torch.where(better[:, most:], -found[:, most:] + slack, high)
+        for j, i in enumerate(which):
+            lower, upper = batch[i].parts.lower.clone(), batch[i].parts.upper.clone()
+            lower[0, own], upper[0, own] = (
+                t[0, own].scatter(0, r.neurons[j], end[j]) for t, end in ((lower, low), (upper, high))
+            )
+            batch[i].parts = Parts(lower, upper, batch[i].parts.side)
+        of, row = torch.nonzero(better, as_tuple=True)
+        if not len(of):
+            return []
+        entries = shared.kept[v].numbers[0][r.neurons[of, row % most]]
+        signed = torch.where(row >= most, -1 - entries, entries)
+        places = torch.tensor(which)
+        stated = self._stated(chosen, r.program, places, of, row)
+        rows = {"of": places[of].numpy().astype("<i8"), "rows": signed.numpy().astype("<i8")}
+        return [{"tensor": self.own.names[v], "multipliers": stated, **rows}]
+
+    def _stated(self, chosen: Chosen, program: RelaxedProgram, places: Tensor, of: Tensor, row: Tensor) -> dict[str, Any]:
+        """Multipliers of rows ``row`` of problems ``of``, ascending, which stand at ``places`` of the chunk."""
+        found = {}
+        for v, m in chosen.items():
+            free = m.free.expand(len(places), *m.free.shape[1:]).flatten(1)
+            part, entry = torch.nonzero(free, as_tuple=True)
+            if not len(part):
+                continue
+            size = free.shape[1]
+            mu = m.mu[0].flatten(2).expand(len(places), -1, -1)[of, row]
+            flat = (places[part] * size + entry).numpy().astype("<i8")
+            found[self.own.names[v]] = {"free": flat, "mu": mu[free[of]].to(torch.float32).numpy()}
+        return found
+
+    # refutations
+
+    def _refute(self, batch: list[_Node], climb: Climb) -> list[dict[str, Any]]:
+        """Refute what can be, and forget it where it is."""
+        written = []
+        for k in range(len(self.groups)):
+            which = [i for i, n in enumerate(batch) if k in n.chosen]
+            if not which:
+                continue
+            parts, chosen = _joined([batch[i].parts for i in which]), _together([batch[i].chosen[k] for i in which])
+            chosen, value, _ = climb.run(self.shared, parts, chosen)
+            again = [
+                j for j, i in enumerate(which)
+                if value[j] <= 0 and (len(batch[i].left[k][0].splits) <= batch[i].depth or not bool(parts.open[j].any()))
+            ]
+            for j, i in enumerate(which):
+                batch[i].chosen[k] = chosen[j : j + 1]
+            if again:  # leaves of the run
+                some = torch.tensor(again)
+                better, _, _ = _LAST.run(self.shared, parts[some], chosen[some])
+                for n, j in enumerate(again):
+                    batch[which[j]].chosen[k] = better[n : n + 1]
+            written += self._state(batch, which, k)
+        return written
+
+    def _state(self, batch: list[_Node], which: list[int], k: int) -> list[dict[str, Any]]:
+        parts, chosen = _joined([batch[i].parts for i in which]), _together([batch[i].chosen[k] for i in which])
+        for j, i in enumerate(which):
+            if not bool(parts.open[j].any()) and isinstance(self.own.problem.box, Box):
+                chosen = self._by_program(batch[i].parts, self.own.problem.box, k, chosen, j)
+        program = self.shared.relaxed(parts)
+        weights = chosen.weights.to(torch.float64)
+        rows, constant = self.rows.rows(weights)
+        multipliers = self.shared.multipliers(program, parts, chosen)
+        bounds, own = rounded(program, rows, constant, _free(program), multipliers)
+        bounds = bounds - self.rows.error(program, weights)
+        conjunction, weights = self.own.trees[k].conjunction, weights[:, self.groups[k]]
+        good = [
+            j for j, bound in enumerate(bounds[:, 0].tolist())
+            if refutes(conjunction, tuple(weights[j].tolist()), bound - 1e-6 * abs(bound))
+        ]
+        if not good:
+            return []
+        some = torch.tensor(good)
+        places = torch.tensor(which)[some]
+        for i in places.tolist():
+            del batch[i].chosen[k]
+        own = {v: type(m)(m.free[some] if len(m.free) > 1 else m.free, mu=(m.mu[0][some],)) for v, m in own.items()}
+        at = torch.arange(len(good))
+        stated = self._stated(own, program, places, at, torch.zeros_like(at))
+        return [{"conjunction": k, "of": integers(places.tolist()), "weights": weights[some].numpy(), "multipliers": stated}]
+
+    def _by_program(self, part: Parts, box: Box, k: int, chosen: Multiplied, j: int) -> Multiplied:
+        """A part without unstable neurons is a linear program in the input: its duals, where these are better."""
+        for price in PRICES:
+            found = solve(self.shared, part, box, self.groups[k], price)
+            if found is not None:
+                value = self.shared.evaluate(part, _single(found[0]), gradient=False).value
+                if value > self.shared.evaluate(part, chosen[j : j + 1], gradient=False).value:
+                    one = _single(found[0])
+                    chosen = Multiplied(
+                        *(torch.cat([a[:j], b, a[j + 1 :]]) for a, b in zip(_tensors(chosen), _tensors(one), strict=True))
+                    )
+        return chosen
+
+    # splits
+
+    def _neurons(self, open_: list[_Node]) -> list[int]:
+        """Of every part the neuron that it is split at: the run's or, beyond its leaves, that of the greatest score."""
+        found = []
+        for node in open_:
+            neuron = self._planned(node)
+            if neuron is None and not bool(node.parts.open.any()):
+                raise UsageError("no certificate was written: a part without unstable neurons is not refuted again")
+            found.append(self._best(node) if neuron is None else neuron)
+        return found
+
+    def _planned(self, node: _Node) -> int | None:
+        """The run's next neuron that is unstable here; of one that is stable the leaves on the other side are dropped."""
+        while (place := planned(node.left, node.depth)) is not None:
+            z = self.own.problem.network.number(place[0])
+            neuron = self.places.get((z, place[1]))
+            if neuron is not None and bool(node.parts.open[0, neuron]):
+                return neuron
+            bounds = self.root.program.bounds[z].lower.flatten()[place[1]]
+            low = bounds if neuron is None else node.parts.lower[0, neuron]
+            node.left = halved(node.left, node.depth, Part.ABOVE if float(low) >= 0 else Part.BELOW)
+            node.depth += 1
+        return None
+
+    def _best(self, node: _Node) -> int:
+        own, parts = self.shared, node.parts
+        k = next(iter(node.chosen))
+        found = own.evaluate(parts, node.chosen[k])
+        assert found.z is not None
+        lower, upper = parts.lower.to(torch.float32), parts.upper.to(torch.float32)
+        scene = Scene(lower, upper, found.row, found.z, parts.open, own.slope, node.chosen[k].alpha, own.outgoing, own.layer)
+        return int(BRANCHING_NEURONS["early"](scene).masked_fill(~parts.open, -1.0).argmax(1))
+
+    def _splits(self, batch: list[_Node], open_: list[_Node], neurons: list[int]) -> list[dict[str, Any]]:
+        """The splits as a chunk has them, tensor after tensor; ``open_`` is put into their order."""
+        where = {id(n): i for i, n in enumerate(batch)}
+        order = sorted(range(len(open_)), key=lambda i: (self._node(neurons[i]), where[id(open_[i])]))
+        open_[:], neurons[:] = [open_[i] for i in order], [neurons[i] for i in order]
+        found = []
+        for v in dict.fromkeys(map(self._node, neurons)):
+            own = [(n, neuron) for n, neuron in zip(open_, neurons, strict=True) if self._node(neuron) == v]
+            entries = [int(self.shared.kept[v].numbers[0, neuron - self.shared.place[v].start]) for _, neuron in own]
+            found.append(
+                {
+                    "tensor": self.own.names[v],
+                    "of": integers(where[id(n)] for n, _ in own),
+                    "entry": integers(entries),
+                    "at": np.zeros(len(own)),
+                }
+            )
+        return found
+
+    def _node(self, neuron: int) -> int:
+        return next(v for v, own in self.shared.place.items() if own.start <= neuron < own.stop)
+
+    def _halves(self, node: _Node, neuron: int) -> list[_Node]:
+        after = list(self.shared.kept).index(self._node(neuron))
+        halves = []
+        for side, part in ((-1, Part.BELOW), (1, Part.ABOVE)):
+            left = halved(node.left, node.depth, part)
+            parts = node.parts.split(torch.tensor([neuron]), side)
+            halves.append(_Node(self.numbers, parts, dict(node.chosen), left, node.depth + 1, after))
+            self.numbers += 1
+        return halves
+
+
+def _free(program: RelaxedProgram) -> list[int]:
+    return [v for v in program.graph.nonlinear if bool(program.free(v).any())]
+
+
+def _single(chosen: Multiplied) -> Multiplied:
+    return Multiplied(*(t.to(torch.float32) for t in _tensors(chosen)))
+
+
+def _tensors(chosen: Multiplied) -> tuple[Tensor, Tensor, Tensor]:
+    return chosen.alpha, chosen.beta, chosen.weights
+
+
+def _joined(parts: list[Parts]) -> Parts:
+    return Parts(*(torch.cat(ts) for ts in zip(*((p.lower, p.upper, p.side) for p in parts), strict=True)))
+
+
+def _together(chosen: list[Multiplied]) -> Multiplied:
+    return Multiplied(*(torch.cat(ts) for ts in zip(*map(_tensors, chosen), strict=True)))

@@ -1,0 +1,221 @@
+"""Proofs by cases, written chunk after chunk: the trees of branch and bound walked anew, depth first, many parts at a time.
+
+Where a leaf of the run is not refuted again it is split on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bourn.certificates.evidence import refutes
+from bourn.certificates.file import CertificateFile
+from bourn.certificates.splits import Leaf, Part, SplitTree
+from bourn.deadline import NEVER, Deadline
+from bourn.errors import UsageError
+from bourn.interval import Interval
+from bourn.problem.input_set import Box
+from bourn.problem.problem import Problem
+from bourn.program.linear_bounds import back_substitute
+from bourn.program.relaxed import RelaxedProgram, start, with_bounds
+from bourn.proving import LINES, Level, Proof
+from bourn.relaxations.base import LineRule
+from bourn.solvers.back_substitution import bound_both
+from bourn.solvers.subproblems import WeightedRows
+from bourn.solvers.tightening import refine, unstable
+
+_INPUTS_AT_ONCE, _EVERY = 256, 4
+"""Parts of a chunk, and at every how manieth level of a tree those within it are bounded anew; leaves always are."""
+_ROW_BYTES = 1 << 23
+
+
+@dataclass(eq=False)
+class Grown:
+    """What is to be refuted by cases, and where that is written."""
+
+    file: CertificateFile
+    problem: Problem
+    names: dict[int, str]
+    trees: Sequence[SplitTree]
+    log: Callable[[str], None] | None
+    deadline: Deadline
+    done: int = 0
+    rows: list[WeightedRows] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rows = [WeightedRows.of(self.problem, t.conjunction.rows) for t in self.trees]
+
+    def tell(self, parts: int) -> None:
+        """Raises :class:`UsageError` where the time is over."""
+        self.done += parts
+        if self.log is not None:
+            self.log(f"{self.done} parts proved or split")
+        if self.deadline.left <= 0:
+            raise UsageError(f"no certificate was written: out of time after {self.done} parts of a proof by cases")
+
+    def begin(self) -> dict[int, list[Leaf]]:
+        """Of every conjunction all leaves."""
+        return {k: list(tree.leaves) for k, tree in enumerate(self.trees)}
+
+
+Left = dict[int, list[Leaf]]
+"""Of every conjunction that is open on a part the leaves of the run within it; one leaf may be larger than the part."""
+
+
+def planned(left: Left, depth: int) -> tuple[str, int, float] | None:
+    """The split that the run made of a part, where any of the conjunctions was split there."""
+    return next((leaves[0].splits[depth].place for leaves in left.values() if len(leaves[0].splits) > depth), None)
+
+
+def halved(left: Left, depth: int, part: Part) -> Left:
+    """What is left of the leaves in one half."""
+    return {
+        k: [leaf for leaf in leaves if len(leaf.splits) <= depth or leaf.splits[depth].part is part] for k, leaves in left.items()
+    }
+
+
+def ready(left: Left, depth: int) -> list[int]:
+    """The conjunctions that the run refuted on a part."""
+    return [k for k, leaves in left.items() if len(leaves) == 1 and len(leaves[0].splits) <= depth]
+
+
+# by the input
+
+
+@dataclass(eq=False)
+class _Box:
+    """A part: its number in the file, its ends (n,), its parent's bounds of all pre-activations (2, N), leaves of the run."""
+
+    number: int
+    lower: Tensor
+    upper: Tensor
+    inner: Tensor
+    left: Left
+    depth: int
+
+
+def grow_by_input(own: Grown) -> None:
+    """Write a tree of halved boxes: bounds are the checker's own, by its rule of lines, so that nothing but the tree is stored."""
+    growing = _Growing(own)
+    stack = [growing.root]
+    while stack:
+        size = 1 if growing.numbers == 1 else _INPUTS_AT_ONCE
+        batch, stack = stack[-size:], stack[:-size]
+        within = [p for p in batch if p.depth % _EVERY and not ready(p.left, p.depth)]
+        others = [p for p in batch if not (p.depth % _EVERY and not ready(p.left, p.depth))]
+        for some, refined in ((within, False), (others, True)):
+            if some:
+                stack.extend(growing.chunk(some, refined))
+                own.tell(len(some))
+
+
+class _Growing:
+    """A tree of boxes on its way: how many numbers are given, and what proves the root's bounds."""
+
+    def __init__(self, own: Grown) -> None:
+        box, graph = own.problem.box, own.problem.network
+        proof = Proof(own.problem, own.names, Level.CLOSED_FORM)
+        for z in graph.pre_activations:
+            proof.add(z)
+        known = [proof.program.bounds[z] for z in graph.pre_activations]
+        nothing = box.lower.new_zeros(0)  # all that an affine network has
+        inner = torch.stack(
+            [torch.cat([nothing, *(t.flatten() for t in ends)]) for ends in ([b.lower for b in known], [b.upper for b in known])]
+        )
+        self.own, self.numbers = own, 1
+        self.lines = [{"tensor": own.names[v], "multipliers": LINES} for v in graph.nonlinear]
+        self.first = [*proof.bounds, *self.lines]
+        self.root = _Box(0, box.lower[0].flatten(), box.upper[0].flatten(), inner, own.begin(), 0)
+
+    def chunk(self, batch: list[_Box], refined: bool) -> list[_Box]:
+        """Write a chunk; what is left of its parts, halved.  Bounds of parts that are not ``refined`` are their parents'."""
+        own, shape = self.own, (len(batch), *self.own.problem.network.input_shape)
+        bounds = [] if not refined else self.first if self.numbers == 1 else self.lines
+        chunk: dict[str, Any] = {"parts": integers(p.number for p in batch), "bounds": bounds}
+        program, inner = None, torch.stack([p.inner for p in batch], 1)
+        if refined:
+            lower, upper = (torch.stack(ends).reshape(shape) for ends in zip(*((p.lower, p.upper) for p in batch), strict=True))
+            program, inner = _refined(own.problem, Box(Interval(lower, upper)), batch)
+            refuted = [_refute(own, k, program, batch) for k in sorted({k for p in batch for k in ready(p.left, p.depth)})]
+            chunk["refuted"] = [r for r in refuted if len(r["of"])]
+        open_ = [i for i, p in enumerate(batch) if p.left]
+        sides = [_side(own, program, batch[i], i) for i in open_]
+        if open_:
+            at = np.array([middle for _, middle in sides], dtype="<f8")
+            chunk["splits"] = [{"of": integers(open_), "entry": integers(side for side, _ in sides), "at": at}]
+        own.file.chunk(chunk)
+        return [half for i, (side, at) in zip(open_, sides, strict=True) for half in self._halves(batch[i], side, at, inner[:, i])]
+
+    def _halves(self, part: _Box, side: int, at: float, inner: Tensor) -> list[_Box]:
+        halves = []
+        for which in Part:
+            low, high = part.lower.clone(), part.upper.clone()
+            (high if which is Part.BELOW else low)[side] = at
+            left = halved(part.left, part.depth, which)
+            halves.append(_Box(self.numbers, low, high, inner.clone(), left, part.depth + 1))
+            self.numbers += 1
+        return halves
+
+
+def _refined(problem: Problem, box: Box, batch: list[_Box]) -> tuple[RelaxedProgram, Tensor]:
+    """The relaxed program of the parts, and its bounds (2, B, N): of entries that the parent left open found anew."""
+    graph = problem.network
+    program, first = start(graph, box, LineRule.AREA), 0
+    parents = torch.stack([part.inner for part in batch], 1)
+    found = [parents[:, :, :0]]
+    for z in graph.pre_activations:
+        shape, size = graph.nodes[z].shape, graph.nodes[z].size
+        own = parents[:, :, first : first + size].reshape(2, len(batch), *shape)
+        known, first = Interval(own[0], own[1]), first + size
+        fresh = refine(program, z, known, unstable(graph, z, known), bound_both, row_bytes=_ROW_BYTES, deadline=NEVER)
+        known = known.intersect(fresh)
+        program = with_bounds(program, z, known)
+        found.append(torch.stack([known.lower.flatten(1), known.upper.flatten(1)]))
+    return program, torch.cat(found, 2)
+
+
+def _refute(own: Grown, k: int, program: RelaxedProgram, batch: list[_Box]) -> dict[str, Any]:
+    """The parts on which a conjunction is refuted by its leaf's weights, where it is; it is then no longer left there."""
+    which = [i for i, p in enumerate(batch) if k in ready(p.left, p.depth)]
+    weights = torch.zeros(len(batch), len(own.rows[k]), dtype=torch.float64)
+    for i in which:
+        weights[i] = torch.tensor(batch[i].left[k][0].weights, dtype=torch.float64)
+    bounds = own.rows[k].state(program, weights).tolist()
+    good = [
+        i for i in which
+        if refutes(own.trees[k].conjunction, tuple(weights[i].tolist()), bounds[i] - 1e-9 * abs(bounds[i]))
+    ]
+    for i in good:
+        del batch[i].left[k]
+    return {"conjunction": k, "of": integers(good), "weights": weights[good].numpy(), "multipliers": LINES}
+
+
+def _side(own: Grown, program: RelaxedProgram | None, part: _Box, number: int) -> tuple[int, float]:
+    """The entry at which the run split a part and where, or else the one along which the rows that are open vary most."""
+    place = planned(part.left, part.depth)
+    if place is not None:
+        return place[1], place[2]
+    assert program is not None  # a leaf of the run was bounded
+    k = next(iter(part.left))
+    weights = torch.tensor([part.left[k][0].weights], dtype=torch.float64).expand(program.batch, -1)
+    rows, constant = own.rows[k].rows(weights)
+    kept = back_substitute(program, rows, constant, keep=(0,)).kept
+    width = part.upper - part.lower
+    slope = kept[0].flatten(1)[number if len(kept[0]) > 1 else 0].abs() if 0 in kept else torch.ones_like(width)
+    side = int((slope * width).argmax())
+    low, high = float(part.lower[side]), float(part.upper[side])
+    middle = low / 2 + high / 2
+    if not low < middle < high:
+        raise UsageError("no certificate was written: a part that cannot be halved is not refuted again")
+    return side, middle
+
+
+def integers(values: Iterable[int]) -> np.ndarray:
+    """As a chunk has them."""
+    return np.array(list(values), dtype="<i8")
+

@@ -1,0 +1,231 @@
+"""A proof by cases, chunk after chunk: bounds that hold on a part of the input box, what they refute, and how the part is split.
+
+A part is a box and bounds of what nonlinear steps read, those from splits among them.  Bounds are never claimed: they are what
+the multipliers in the certificate give, here and now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bourn_check.arithmetic import Arithmetic, Floats, Index, Values
+from bourn_check.certificate import Certificate, items
+from bourn_check.dual import RULES, Bounds, Chosen, Dual, Given
+from bourn_check.errors import NotAProof, Unreadable
+from bourn_check.network import Network, Step
+from bourn_check.specification import Row
+
+_NUMBERS = 1 << 17
+"""Of one set of rows."""
+
+Ends = Mapping[str, Floats]
+"""By nonlinear step the lower and upper ends (2, size) of what it reads; "" is the input."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A part that is still to be looked at: its parent's ends, the split that made it, and which conjunctions are open."""
+
+    ends: Ends
+    open: frozenset[int]
+    split: str | None = None
+    side: int = 0
+    entry: int = 0
+    at: float = 0.0
+
+    def own(self, name: str) -> Floats:
+        """The ends (2, size), those of the split among them."""
+        found = self.ends[name]
+        if self.split == name:
+            found = found.copy()
+            found[1 - self.side, self.entry] = (np.maximum if self.side else np.minimum)(found[1 - self.side, self.entry], self.at)
+        return found
+
+
+@dataclass(eq=False)
+class Tree:
+    """The parts of a box, on each of which every conjunction is to be refuted; ``used``: of each the rows with a weight."""
+
+    own: Certificate
+    network: Network
+    arithmetic: Arithmetic
+    conjunctions: Sequence[tuple[Row, ...]]
+    lower: Floats
+    upper: Floats
+    count: int = 1
+    rows: int = 0
+    pending: dict[int, _Part] = field(init=False)
+    used: list[set[Row]] = field(init=False)
+    steps: dict[str, Step] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.steps, self.used = self.network.nonlinear(), [set() for _ in self.conjunctions]
+        sizes = {name: self.network.sizes[name] for name in self.steps}
+        nothing = {name: np.array([[-np.inf], [np.inf]]).repeat(size, 1) for name, size in sizes.items()}
+        everything = frozenset(range(len(self.conjunctions)))
+        self.pending = {0: _Part({"": np.stack([self.lower, self.upper]), **nothing}, everything)}
+
+    def chunk(self, stated: dict[str, Any], where: str) -> None:
+        """Take some parts: bound, refute and split them.  Raises :class:`NotAProof` where one is left that is neither."""
+        numbers = self.own.integers(stated.get("parts"), where)
+        if not len(numbers) or not all(n in self.pending for n in numbers.tolist()) or len(np.unique(numbers)) != len(numbers):
+            raise NotAProof(f"{where}: it is about parts that are not open")
+        parts = [self.pending.pop(n) for n in numbers.tolist()]
+        dual = self._dual(parts)
+        for bounds in items(stated, "bounds", where):
+            dual = self._bounded(dual, bounds, where)
+        known = [Bounds(dual.lower, dual.upper), *dual.bounds.values()]
+        alive = np.all([(b.lower <= b.upper).all(1) for b in known], axis=0)
+        open_ = [set(part.open) if lives else set() for part, lives in zip(parts, alive.tolist(), strict=True)]
+        for refuted in items(stated, "refuted", where):
+            for i, conjunction in self._refuted(dual, refuted, numbers, where):
+                open_[i].discard(conjunction)
+        split = np.zeros(len(parts), dtype=bool)
+        for halves in items(stated, "splits", where):
+            self._split(dual, open_, split, halves, where)
+        left = [i for i, rest in enumerate(open_) if rest and not split[i]]
+        if left:
+            raise NotAProof(f"{where}: in part {numbers[left[0]]} nothing refutes conjunction {min(open_[left[0]])}")
+
+    def _dual(self, parts: list[_Part]) -> Dual:
+        ends = {name: np.stack([p.own(name) for p in parts], 1) for name in ("", *self.steps)}
+        bounds = {name: Bounds(ends[name][0], ends[name][1]) for name in self.steps}
+        return Dual(self.network, self.arithmetic, ends[""][0], ends[""][1], bounds)
+
+    def _step(self, stated: Any, where: str) -> str:
+        if str(stated) not in self.steps:
+            raise NotAProof(f"{where}: the network has no nonlinear node that computes {str(stated)[:80]!r}")
+        return str(stated)
+
+    # bounds
+
+    def _bounded(self, dual: Dual, part: dict[str, Any], where: str) -> Dual:
+        """Bounds of what a step reads, as tight as they were or as the multipliers make them."""
+        name = self._step(part.get("tensor"), where)
+        at = f"{where}, bounds of what {name!r} reads"
+        known, source = dual.bounds[name], self.steps[name].inputs[0]
+        count, size = known.lower.shape
+        if "rows" in part:
+            of, signed = self.own.indices(part.get("of"), at, count), self.own.integers(part["rows"], at)
+            if len(of) != len(signed) or (len(signed) and not (signed.max() < size and signed.min() >= -size)):
+                self.own.fail(at, f"a row is of no entry of the {size}, or of no part")
+        else:  # both ends of every entry that is open
+            function = self.steps[name].operation
+            of, entries = np.nonzero(function.stable(known.lower, known.upper) < 0)  # type: ignore[union-attr]
+            of, signed = of.repeat(2), np.stack([entries, -1 - entries], 1).ravel()
+        entries, above = np.where(signed < 0, -1 - signed, signed), signed < 0
+
+        def rows(some: slice) -> tuple[dict[str, Values], Values]:
+            unit = np.zeros((len(of[some]), size))
+            unit[np.arange(len(unit)), entries[some]] = np.where(above[some], -1.0, 1.0)
+            return {source: self.arithmetic.exact(unit)}, self.arithmetic.exact(np.zeros(len(unit)))
+
+        found = self._bound(dual, of, rows, part.get("multipliers"), at)
+        lower, upper = known.lower.copy(), known.upper.copy()
+        np.maximum.at(lower, (of[~above], entries[~above]), found[~above])
+        np.minimum.at(upper, (of[above], entries[above]), -found[above])
+        return Dual(dual.network, dual.arithmetic, dual.lower, dual.upper, {**dual.bounds, name: Bounds(lower, upper)})
+
+    def _bound(
+        self, dual: Dual, of: Index, rows: Callable[[slice], tuple[dict[str, Values], Values]], stated: Any, where: str
+    ) -> Floats:
+        """The bounds of rows, of which each is about the part ``of``, a set of them at a time."""
+        chosen = self._multipliers(stated, of, len(dual.lower), where)
+        found, most = np.zeros(len(of)), max(1, _NUMBERS // max(self.network.sizes.values()))
+        for start in range(0, len(of), most):
+            some = slice(start, start + most)
+            found[some] = dual.bound(*rows(some), chosen(some), None if len(dual.lower) == 1 else of[some])
+        self.rows += len(of)
+        return found
+
+    def _multipliers(self, stated: Any, of: Index, count: int, where: str) -> Callable[[slice], Chosen]:
+        """Of some of the rows; ``free`` counts the entries of all parts one behind the other."""
+        if isinstance(stated, str) and stated in RULES:
+            return lambda some: stated
+        if not isinstance(stated, dict) or not all(isinstance(m, dict) for m in stated.values()):
+            raise Unreadable(f"{self.own.path}: {where}: multipliers are by tensor, or one of {', '.join(RULES)}")
+        read = {}
+        for tensor, own in stated.items():
+            size = self.network.sizes[self._step(tensor, where)]
+            free = self.own.indices(own.get("free"), where, count * size, ascending=True)
+            counts = np.bincount(free // size, minlength=count)
+            ends = np.cumsum(counts[of])
+            mu = self.own.floats(own.get("mu"), where, int(ends[-1]) if len(of) else 0)
+            read[tensor] = free % size, np.cumsum(counts) - counts, counts, ends, mu
+
+        def chosen(some: slice) -> Chosen:
+            found = {}
+            for tensor, (free, first, counts, ends, mu) in read.items():
+                own, size = of[some], self.network.sizes[tensor]
+                many = counts[own]
+                row = np.arange(len(own)).repeat(many)
+                begin = (ends[some] - many)[:1].sum()
+                place = np.arange(len(row)) - (np.cumsum(many) - many)[row] + first[own][row]
+                given = Given(np.zeros((len(own), size), dtype=bool), np.zeros((len(own), size)))
+                given.free[row, free[place]] = True
+                given.mu[row, free[place]] = mu[begin : begin + len(row)]
+                found[tensor] = given
+            return found
+
+        return chosen
+
+    # refutations and splits
+
+    def _refuted(self, dual: Dual, stated: dict[str, Any], numbers: Index, where: str) -> Iterator[tuple[int, int]]:
+        """The parts, by their place in the chunk, on which the weighted sum of a conjunction's rows is bounded away from it."""
+        k = stated.get("conjunction")
+        if type(k) is not int or not 0 <= k < len(self.conjunctions):
+            self.own.fail(where, f"there is no conjunction {str(k)[:40]}")
+        rows, of = self.conjunctions[k], self.own.indices(stated.get("of"), where, len(dual.lower), ascending=True)
+        weights = self.own.floats(stated.get("weights"), where, len(of), len(rows))
+        if (weights < 0).any():
+            raise NotAProof(f"{where}: a weight of conjunction {k} is below 0")
+        bound = self._bound(dual, of, lambda some: self._weighted(rows, weights[some]), stated.get("multipliers"), where)
+        strict = (weights * np.array([row.strict for row in rows]) > 0).any(1)
+        proved = (bound > 0) | (strict & (bound >= 0))
+        for part, good, value in zip(of.tolist(), proved.tolist(), bound.tolist(), strict=True):
+            if not good:
+                raise NotAProof(
+                    f"{where}: in part {numbers[part]} a bound of {value:.9g}, which is what its multipliers give, "
+                    f"does not refute conjunction {k}"
+                )
+            yield part, k
+        self.used[k] |= {row for row, some in zip(rows, (weights.max(0, initial=0.0) > 0).tolist(), strict=True) if some}
+
+    def _weighted(self, rows: Sequence[Row], weights: Floats) -> tuple[dict[str, Values], Values]:
+        """Sums of a conjunction's rows by weights (M, K), as rows on outputs and inputs, and constants."""
+        own = self.arithmetic
+        start: dict[str, Values] = {}
+        constant = own.exact(np.zeros(len(weights)))
+        for k, row in enumerate(rows):
+            weight = own.exact(weights[:, k : k + 1])
+            constant = constant + (weight * own.numbers([row.constant])).reshape(len(weights))
+            for terms, tensors in ((row.outputs, self.network.outputs), (row.inputs, self.network.inputs)):
+                begin = 0
+                for name, size in tensors:
+                    at = [(i - begin, c) for i, c in terms if begin <= i < begin + size]
+                    if at:
+                        part = (weight * own.numbers([c for _, c in at])).put(np.array([i for i, _ in at]), size)
+                        start[name] = start[name] + part if name in start else part
+                    begin += size
+        return start, constant
+
+    def _split(self, dual: Dual, open_: list[set[int]], split: np.ndarray, stated: dict[str, Any], where: str) -> None:
+        """Both halves of some parts: an entry of what a step reads, or of the input, at most and at least a number."""
+        name = "" if stated.get("tensor") is None else self._step(stated["tensor"], where)
+        of = self.own.indices(stated.get("of"), where, len(open_), ascending=True)
+        size = self.network.sizes[name] if name else dual.lower.shape[1]
+        entries, at = self.own.indices(stated.get("entry"), where, size), self.own.floats(stated.get("at"), where, len(of))
+        if len(entries) != len(of) or split[of].any():
+            self.own.fail(where, "an entry for each split is needed, and one split for a part")
+        split[of] = True
+        for i, entry, value in zip(of.tolist(), entries.tolist(), at.tolist(), strict=True):
+            ends = {n: np.stack([b.lower[i], b.upper[i]]) for n, b in dual.bounds.items()}
+            ends[""] = np.stack([dual.lower[i], dual.upper[i]])
+            for side in (0, 1):
+                self.pending[self.count] = _Part(ends, frozenset(open_[i]), name, side, entry, value)
+                self.count += 1

@@ -1,0 +1,100 @@
+"""Bounds through what is unstable only, against back-substitution through the operators, points, and exact arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import pytest
+import torch
+
+from bourn.interval import Interval
+from bourn.network.affine import Dense
+from bourn.network.graph import Graph
+from bourn.problem.input_set import Box
+from bourn.problem.problem import Objectives
+from bourn.relaxations.clip import Clip
+from bourn.relaxations.leaky_relu import LeakyReLU
+from bourn.relaxations.relu import ReLU
+from bourn.relaxations.sigmoid import Sigmoid
+from bourn.solvers.base import output_rows
+from bourn.solvers.condensed import Condensed, applies
+from bourn.solvers.interval_propagation import IntervalPropagation
+from bourn.solvers.methods import method
+from bourn.solvers.tightening import unstable
+from networks import Layers, mlp, random, residual
+
+GRAPHS: dict[str, Callable[[], Graph]] = {
+    "relu": lambda: mlp(Layers((1, 3), random(1)), (7, 6, 5), 2, (ReLU(),)),
+    "leaky": lambda: mlp(Layers((1, 2), random(2)), (5, 4), 2, (LeakyReLU(0.1),)),
+    "mixed": lambda: mlp(Layers((1, 3), random(3)), (6, 5, 4), 2, (ReLU(), Sigmoid(), Clip(-0.5, 0.5))),
+    "residual": lambda: residual(Layers((1, 3), random(4)), 4, 2, 2, (ReLU(),)),
+    "affine": lambda: mlp(Layers((1, 3), random(5)), (), 2, (ReLU(),)),
+}
+
+
+def boxes(graph: Graph, count: int, seed: int) -> Box:
+    """Boxes of all widths, single points among them."""
+    generator = torch.Generator().manual_seed(seed)
+    middle, width = (torch.randn(count, *graph.input_shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    width = width.abs() * torch.logspace(-6, 0, count, dtype=torch.float64).reshape(-1, *(1,) * len(graph.input_shape))
+    width[0] = 0.0
+    return Box(Interval(middle - width, middle + width))
+
+
+def objectives(graph: Graph) -> Objectives:
+    outputs = torch.eye(graph.nodes[graph.output].size, dtype=torch.float64)
+    outputs = torch.cat([outputs, -outputs, outputs[:1] - outputs[1:2]])[None]
+    return Objectives(outputs, None, torch.full((1, outputs.shape[1]), 0.1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_bounds_are_those_of_back_substitution(kind: str) -> None:
+    graph = GRAPHS[kind]()
+    assert applies(graph)
+    box, rows = boxes(graph, 12, 7), objectives(graph)
+    known = dict(IntervalPropagation().prepare(graph, box).bounds)
+    found = Condensed(graph, box, known)
+    other = method("crown").prepare(graph, box, begin=known)
+    for z in graph.pre_activations:
+        open_ = unstable(graph, z, known[z])  # only these are bounded
+        open_ &= unstable(graph, z, other.bounds[z])  # of the others back-substitution does not state its best bounds
+        for end in ("lower", "upper"):
+            own, same = getattr(found.bounds[z], end), getattr(other.bounds[z], end)
+            torch.testing.assert_close(own[open_], same[open_], rtol=1e-9, atol=1e-9)
+    carried = found.carry(found.rows(output_rows(graph, rows), rows.constant))
+    torch.testing.assert_close(carried.bounds, other.minimise(rows).bound, rtol=1e-9, atol=1e-9)
+    # Weighted sums are bounded no worse than the sum of the bounds.
+    weights = torch.rand(12, len(rows), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    together = found.carry(found.rows(output_rows(graph, rows), rows.constant, weights[:, None])).bounds[:, 0]
+    assert bool((together >= (weights * carried.bounds).sum(1) - 1e-9).all())
+    # No point of a box is below any of this.
+    x = box.sample(200, torch.Generator().manual_seed(2))
+    y = graph.evaluate(x.flatten(0, 1)).reshape(12, 200, -1)
+    values = y @ rows.outputs[0].T + rows.constant
+    assert bool((values >= carried.bounds[:, None] - 1e-12).all())
+    assert bool(((values * weights[:, None]).sum(2) >= together[:, None] - 1e-12).all())
+
+
+@pytest.mark.parametrize("large", [1.0, 1e150])
+def test_bounds_hold_in_exact_arithmetic(large: float) -> None:
+    """On single points nothing is relaxed: only rounding separates the bound from the value, which is a fraction."""
+    graph = GRAPHS["relu"]()
+    dense = [node.operation for node in graph.nodes if isinstance(node.operation, Dense)]
+    generator = torch.Generator().manual_seed(3)
+    point = torch.randn(40, *graph.input_shape, generator=generator, dtype=torch.float64) * large
+    box, rows = Box(Interval(point, point)), objectives(graph)
+    found = Condensed(graph, box, dict(IntervalPropagation().prepare(graph, box).bounds))
+    bounds = found.carry(found.rows(output_rows(graph, rows), rows.constant)).bounds
+    for x, own in zip(point.reshape(40, -1).tolist(), bounds.tolist(), strict=True):
+        value = [Fraction(v) for v in x]
+        for number, operation in enumerate(dense):
+            assert operation.bias is not None
+            value = [
+                sum((Fraction(w) * v for w, v in zip(row, value, strict=True)), Fraction(b))
+                for row, b in zip(operation.weight.tolist(), operation.bias.flatten().tolist(), strict=True)
+            ]
+            value = value if number == len(dense) - 1 else [max(v, Fraction(0)) for v in value]
+        exact = [sum((Fraction(c) * v for c, v in zip(row, value, strict=True)), Fraction(0.1)) for row in rows.outputs[0].tolist()]
+        assert all(Fraction(b) <= v for b, v in zip(own, exact, strict=True))
+        assert all(v - Fraction(b) <= Fraction(10) ** -9 * (1 + abs(v)) * 100 for b, v in zip(own, exact, strict=True))
