@@ -166,9 +166,9 @@ class Store:
         last = 0
         while True:  # in pieces, so that a store may be larger than memory and be written while it is read
             rows = self._rows(
-                "SELECT number, key, task, result, seconds FROM records WHERE number > ? AND (?2 IS NULL OR study = ?2) "
+                "SELECT number, key, task, result, seconds FROM records WHERE number > ? AND (? IS NULL OR study = ?) "
                 "ORDER BY number LIMIT 1000",
-                (last, study),
+                (last, study, study),
             )
             if not rows:
                 return
