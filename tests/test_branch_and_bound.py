@@ -25,6 +25,7 @@ from bourn.solvers.methods import method
 from bourn.solvers.neuron_splitting import NeuronSplitting
 from bourn.solvers.split_ascent import Climb
 from bourn.solvers.subproblems import Outcome, Splitting
+from bourn.solvers.ways import Way
 from networks import Exact, Layers, at_most, convolutional, mlp, random, residual, small_box
 
 KINDS = ("mlp", "residual", "convolution")
@@ -32,8 +33,8 @@ HOWS: dict[str, Splitting] = {
     "input": InputSplitting(batch=64),
     "input, other rules": InputSplitting(batch=64, rule="smear", memory=0),
     "neurons": NeuronSplitting(),
-    "neurons, look-ahead": NeuronSplitting(rule="babsr", ahead=4, again=Climb(steps=0)),
-    "neurons, no memory": NeuronSplitting(rule="widest", memory=0, climb=Climb(steps=1), again=Climb(steps=2)),
+    "neurons, look-ahead": NeuronSplitting(ways=(Way("babsr", ahead=4),)),
+    "neurons, no memory": NeuronSplitting(ways=(Way("widest", again=Climb(steps=2)),), memory=0, climb=Climb(steps=1)),
 }
 
 
@@ -169,7 +170,7 @@ def test_stopped_at_any_time_the_bound_is_valid(how: str) -> None:
 
 @pytest.mark.parametrize("rule", [*BRANCHING_INPUTS, *BRANCHING_NEURONS])
 def test_every_rule(rule: str) -> None:
-    how = InputSplitting(rule=rule) if rule in BRANCHING_INPUTS else NeuronSplitting(rule=rule)
+    how = InputSplitting(rule=rule) if rule in BRANCHING_INPUTS else NeuronSplitting(ways=(Way(rule),))
     case = Case("mlp", 1)
     assert case.ask(how, above(case.row, case.least - Fraction(1, 100))).refuted
 

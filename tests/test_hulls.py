@@ -15,7 +15,7 @@ from torch import Tensor
 from bourn.interval import Interval
 from bourn.relaxations.base import ElementWise, LineRule
 from bourn.relaxations.curves import PiecewiseLinear, Slopes
-from bourn.relaxations.relu import ReLU
+from bourn.relaxations.leaky_relu import LeakyReLU
 from bourn.relaxations.sigmoid import Sigmoid
 from test_nonlinearities import ELEMENT_WISE, FEW, PIECEWISE, column, inside, intervals, special, touching, value
 
@@ -117,13 +117,13 @@ def test_a_broken_support_function_is_caught(monkeypatch: pytest.MonkeyPatch) ->
     """The contract can fail: a hull without one of its vertices."""
 
     @dataclasses.dataclass(frozen=True)
-    class Broken(ReLU):
+    class Broken(LeakyReLU):
         def _vertices(self, z: Interval) -> list[Tensor]:
             return [z.lower, z.upper]
 
     z = Interval(column([-1.0, -2.0])[None], column([1.0, 0.5])[None])
     ones = torch.ones(1, 1, 2, dtype=torch.float64)
-    assert not wrong_supports(ReLU(), z, ones, 0.5 * ones)
+    assert not wrong_supports(LeakyReLU(), z, ones, 0.5 * ones)
     assert wrong_supports(Broken(), z, ones, 0.5 * ones)
 
 

@@ -39,6 +39,10 @@ class Deadline:
             return self
         return Deadline(share * self.left)
 
+    def within(self, seconds: float) -> Deadline:
+        """The deadline after so many seconds from now on, above 0, or this one where it is earlier."""
+        return self if self.left <= seconds else Deadline(seconds)
+
     def check(self) -> None:
         """Raise :class:`OutOfTime` once the time is over."""
         if self.left <= 0:

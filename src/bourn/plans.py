@@ -50,7 +50,7 @@ CHEAP_FIRST = Plan(
         Bounding(method("fast-lin")),
         Bounding(method("crown"), Stand.BEST),
         Bounding(method("alpha-crown"), Stand.BEST),
-        ProjectedGradient(steps=100, restarts=20, seed=1, patience=0.3, samples=20_000),
+        ProjectedGradient(steps=100, restarts=10, seed=1, patience=0.3, samples=20_000),
         BranchAndBound(InputSplitting(), share=0.85),
         Bounding(patient(method("alpha-crown-all"), 0.5), Stand.ON_TOP),
         BranchAndBound(NeuronSplitting()),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bourn.interval import Interval
-from bourn.relaxations.base import LineRule
+from bourn.relaxations.base import NO_HINTS, Hints, Intervals, LineRule, Tensors
 from bourn.relaxations.curves import PiecewiseLinear
 from bourn.rounding import UNIT, up
 
@@ -54,3 +54,19 @@ class ReLU(PiecewiseLinear):
         rounded = up(high + (4 * UNIT * high + math.ulp(0.0)))
         high = rounded.where((upper_slope > 0) & (upper_slope < 1), high).masked_fill(stable, 0.0)
         return torch.zeros_like(high), high
+
+    def support(self, z: Intervals, row: Tensor, mu: Tensors, hints: Hints = NO_HINTS) -> tuple[Tensor, Tensor]:
+        lower, upper = z[0].lower[:, None], z[0].upper[:, None]
+        behind, ahead = row - mu[0], -mu[0]  # what a unit of z costs where the function rises, and where it is 0
+        best = None
+        for end in (lower, upper):
+            coefficient = torch.where(end > 0, behind, ahead)
+            term = (coefficient * end).masked_fill(coefficient == 0, 0.0)
+            best = term if best is None else torch.minimum(best, term)
+        assert best is not None
+        best = torch.where((lower < 0) & (upper > 0), best.clamp(max=0.0), best)
+        # Two roundings, and underflow; where an end is infinite so is the error, and the caller's bound.
+        far = torch.maximum(lower.abs(), upper.abs())
+        size = ((row.abs() * (upper > 0) + mu[0].abs()) * far).nan_to_num(nan=math.inf)
+        error = 8 * UNIT * size + 4 * math.ulp(0.0) * (1 + far)
+        return best.nan_to_num(nan=-math.inf, posinf=-math.inf, neginf=-math.inf), error

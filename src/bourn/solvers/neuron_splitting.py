@@ -1,8 +1,8 @@
 """Branch and bound on neurons: an unstable neuron is taken to be on one side of its kink, then on the other.
 
 Every subproblem is bounded by ascent on its multipliers, many in one batch on shared matrices, children beginning where their
-parent ended; whatever counts as refuted is stated anew in float64, with its rounding error, on the whole network.  After the split
-of an early neuron the bounds of later ones are tightened again, under all splits.
+parent ended; whatever counts as refuted is stated anew in float64, with its rounding error, on the whole network.  Cheap splits and
+dear ones, which tighten the inner bounds again under all splits, take turns as it pays (``ways.py``).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from bourn.solvers.branching import BRANCHING_NEURONS, Scene
 from bourn.solvers.retightening import tighten
 from bourn.solvers.split_ascent import Climb
 from bourn.solvers.subproblems import Accept, Outcome, Path, Splitting, WeightedRows, leaf, try_points
+from bourn.solvers.ways import Record, Way, choose
 
 METHOD = "dual ascent with multipliers for splits"
 
@@ -40,20 +41,16 @@ METHOD = "dual ascent with multipliers for splits"
 class NeuronSplitting(Splitting):
     """At most ``batch`` subproblems at a time, as many as take about ``seconds``, the worst bounds first.
 
-    ``rule``: which neuron is split (:data:`BRANCHING_NEURONS`); ``ahead``: of so many of the highest scores both children are
-    bounded without ascent, and the neuron whose worse child is best is split.  ``climb`` is the ascent on a subproblem,
-    ``again`` that on inner bounds after a split (no steps: none), ``root`` the first one.  ``memory``: bytes for open
-    subproblems; beyond them the newest come first, which keeps their number down.  ``matrix_bytes``: what the matrices that
-    subproblems share may take.
+    ``ways``: how a subproblem may be split, the cheapest first.  ``climb`` is the ascent on a subproblem, ``root`` the first one.
+    ``memory``: bytes for open subproblems; beyond them the newest come first, which keeps their number down.  ``matrix_bytes``:
+    what the matrices that subproblems share may take.
     """
 
     batch: int = 128
     seconds: float = 0.5
-    rule: str = "early"
-    ahead: int = 1
+    ways: tuple[Way, ...] = (Way("babsr"), Way("early", again=Climb(steps=8)))
     root: Climb = field(default=Climb(steps=60, decay=0.96))
     climb: Climb = field(default=Climb())
-    again: Climb = field(default=Climb(steps=8))
     memory: int = 1 << 30
     matrix_bytes: int = 1 << 30
 
@@ -78,9 +75,7 @@ class NeuronSplitting(Splitting):
         run = _Run(self, problem, open_, inner, accept, deadline)
         found = run.loop(most)
         bounds = {k: run.bound(k) for k in open_ if run.left(k)}
-        refuted = {
-            k: SplitTree(problem.conjunctions[k], tuple(run.leaves[k])) for k in open_ if k not in bounds and not found
-        }
+        refuted = {k: SplitTree(problem.conjunctions[k], tuple(run.leaves[k])) for k in open_ if k not in bounds and not found}
         return Outcome(refuted, bounds, run.done, len(run.everything()), run.stopped, found)
 
 
@@ -93,6 +88,11 @@ class _Part:
     chosen: dict[int, Multiplied]
     values: dict[int, float]
     stated: dict[int, float]
+
+    @property
+    def worst(self) -> float:
+        """The least value of the conjunctions that are open in it; 0 where none is."""
+        return min(self.values.values(), default=0.0)
 
 
 class _Run:
@@ -123,6 +123,7 @@ class _Run:
         self.leaves: dict[int, list[Leaf]] = {k: [] for k in open_}
         self.stuck: list[_Part] = []
         self.points: list[Tensor] = []
+        self.records = [Record(way) for way in how.ways]
         self.done, self.stopped, self.newest_first = 0, "", False
 
     def everything(self) -> list[_Part]:
@@ -146,8 +147,10 @@ class _Run:
             root.chosen[k] = self.shared.begin(parts, weights)
         if self._bound([root], self.how.root):
             return True
-        size, batch = 32 * max(1, self.shared.count), 1
-        while self.heap:
+        size = 32 * max(1, self.shared.count)
+        for number in itertools.count():
+            if not self.heap:
+                break
             if self.deadline.left <= 0 or self.done >= most:
                 self.stopped = "out of time" if self.deadline.left <= 0 else f"after {self.done} subproblems"
                 return False
@@ -155,24 +158,29 @@ class _Run:
                 self.newest_first = True
                 self.heap = [(-float(n), n, part) for _, n, part in self.heap]
                 heapq.heapify(self.heap)
-            own = [heapq.heappop(self.heap)[2] for _ in range(min(batch, len(self.heap)))]
-            began = time.monotonic()
-            if self._branch(own):
+            record, seconds = choose(self.records, number, len(self.heap), self.deadline.left)
+            own = [heapq.heappop(self.heap)[2] for _ in range(min(record.batch, len(self.heap)))]
+            began, before = time.monotonic(), torch.tensor([part.worst for part in own])
+            children = self._halves(own, record.way, self.deadline.within(seconds))
+            if self._bound(children, self.how.climb):
                 return True
             took = time.monotonic() - began
-            batch = max(1, min(self.how.batch, 2 * batch, int(len(own) * self.how.seconds / max(took, 1e-6))))
+            gains = (torch.tensor([part.worst for part in children]).reshape(2, -1) - before) / -before
+            less, more = gains.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(0, 1).sort(0).values
+            record.add(number, took, less, more)
+            record.batch = max(1, min(self.how.batch, 2 * record.batch, int(len(own) * self.how.seconds / max(took, 1e-6))))
         if self.stuck:
             self.stopped = "subproblems without an unstable neuron that no bound refutes"
         return False
 
-    def _branch(self, batch: list[_Part]) -> bool:
-        """Split every subproblem of a batch in two and bound the halves."""
+    def _halves(self, batch: list[_Part], way: Way, deadline: Deadline) -> list[_Part]:
+        """Every subproblem of a batch split in two: all the lower halves, then all the upper ones."""
         parts = _joined([p.parts for p in batch])
         worst = [min(p.values, key=p.values.__getitem__) for p in batch]
-        neurons = self._neurons(parts, _together([p.chosen[k] for p, k in zip(batch, worst, strict=True)]))
+        neurons = self._neurons(parts, _together([p.chosen[k] for p, k in zip(batch, worst, strict=True)]), way)
         halves = _joined([parts.split(neurons, -1), parts.split(neurons, 1)])
-        if self.how.again.steps:
-            halves = tighten(self.shared, halves, self.layer[neurons].repeat(2), self.how.again, self.deadline)
+        if way.again.steps:
+            halves = tighten(self.shared, halves, self.layer[neurons].repeat(2), way.again, deadline)
         children = []
         for i, (part, own, neuron) in enumerate(
             (part, own, neuron) for part in Part for own, neuron in zip(batch, neurons.tolist(), strict=True)
@@ -180,17 +188,17 @@ class _Run:
             z, entry = self.shared.name(neuron)
             path = own.path.then(Split(self.problem.network.nodes[z].name, entry, 0.0, part))
             children.append(_Part(halves[i : i + 1], path, dict(own.chosen), dict(own.values), dict(own.stated)))
-        return self._bound(children, self.how.climb)
+        return children
 
-    def _neurons(self, parts: Parts, chosen: Multiplied) -> Tensor:
+    def _neurons(self, parts: Parts, chosen: Multiplied, way: Way) -> Tensor:
         """Which neuron (B,) every subproblem is split at."""
         own = self.shared
         found = own.evaluate(parts, chosen)
         assert found.z is not None
         lower, upper = parts.lower.to(torch.float32), parts.upper.to(torch.float32)
         scene = Scene(lower, upper, found.row, found.z, parts.open, own.slope, chosen.alpha, own.outgoing, own.layer)
-        scores = BRANCHING_NEURONS[self.how.rule](scene).masked_fill(~parts.open, -1.0)
-        count = min(self.how.ahead, scores.shape[1])
+        scores = BRANCHING_NEURONS[way.rule](scene).masked_fill(~parts.open, -1.0)
+        count = min(way.ahead, scores.shape[1])
         if count < 2:
             return scores.argmax(1)
         best, neurons = scores.topk(count, 1)
@@ -215,7 +223,8 @@ class _Run:
         weights = chosen.weights.to(torch.float64)
         for i, (child, k) in enumerate(pairs):
             bound, own = max(float(bounds[i]), child.stated[k]), weights[i, self.groups[k]]
-            child.stated[k], child.values[k], child.chosen[k] = bound, min(float(value[i]), 0.0), chosen[i : i + 1]
+            child.values[k] = min(max(float(value[i]), child.values[k]), 0.0)  # the parent's holds for it too
+            child.stated[k], child.chosen[k] = bound, chosen[i : i + 1]
             if refutes(self.problem.conjunctions[k], tuple(own.tolist()), float(bounds[i])):
                 self._close(child, k, own, float(bounds[i]), METHOD)
         for child in children:
@@ -223,7 +232,7 @@ class _Run:
                 continue
             if bool(child.parts.open.any()) or self.deadline.left <= 0:
                 number = next(self.counter)
-                heapq.heappush(self.heap, (-float(number) if self.newest_first else min(child.values.values()), number, child))
+                heapq.heappush(self.heap, (-float(number) if self.newest_first else child.worst, number, child))
             elif not self._exact(child):
                 self.stuck.append(child)
         worst = value.argsort()[:32]
