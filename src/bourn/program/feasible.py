@@ -17,17 +17,11 @@ from bourn.program.relaxed import RelaxedProgram
 from bourn.relaxations.base import Nonlinearity, Side
 
 
-def value_at(
-    program: RelaxedProgram, x: Tensor, wanted: Mapping[int, Tensor], rows: Mapping[int, Tensor], constant: Tensor
-) -> Tensor:
-    """The value (1, M) of rows at a feasible point near what is wanted, for a batch of one and M points at once.
-
-    ``x`` (M, *input_shape): inputs, moved into the input set.  ``wanted``: nonlinear node to values (M, *shape) of its free
-    entries; each is moved into its hull over what comes before it.  ``rows`` {node: (1, M, *shape)}: row m is taken at point m.
-    """
+def relaxed_values(program: RelaxedProgram, x: Tensor, wanted: Mapping[int, Tensor], last: int) -> list[Tensor]:
+    """Every node's values (M, *shape) up to node ``last`` at a feasible point near what is wanted (:func:`value_at`)."""
     graph = program.graph
     values: list[Tensor] = []
-    for number in range(max(rows) + 1):
+    for number in range(last + 1):
         node = graph.nodes[number]
         arguments = [values[i] for i in node.inputs]
         if isinstance(node.operation, Input):
@@ -37,6 +31,18 @@ def value_at(
         else:
             assert isinstance(node.operation, Nonlinearity)
             values.append(_in_hull(program, number, node.operation, tuple(arguments), wanted.get(number)))
+    return values
+
+
+def value_at(
+    program: RelaxedProgram, x: Tensor, wanted: Mapping[int, Tensor], rows: Mapping[int, Tensor], constant: Tensor
+) -> Tensor:
+    """The value (1, M) of rows at a feasible point near what is wanted, for a batch of one and M points at once.
+
+    ``x`` (M, *input_shape): inputs, moved into the input set.  ``wanted``: nonlinear node to values (M, *shape) of its free
+    entries; each is moved into its hull over what comes before it.  ``rows`` {node: (1, M, *shape)}: row m is taken at point m.
+    """
+    values = relaxed_values(program, x, wanted, max(rows))
     total = constant.expand(1, len(x))
     for node_number, row in rows.items():
         total = total + (row[0] * values[node_number]).flatten(1).sum(1)

@@ -18,7 +18,7 @@ from torch import Tensor
 from bourn.network.affine import Affine
 from bourn.network.graph import Input, Operation
 from bourn.network.pick import Pick
-from bourn.problem.input_set import dot
+from bourn.problem.input_set import Box, InputSet, dot
 from bourn.program.relaxed import RelaxedProgram
 from bourn.relaxations.base import NO_HINTS, Hints, Lines, Nonlinearity, Tensors
 from bourn.rounding import TINY, UNIT, down, gamma, up
@@ -84,11 +84,13 @@ def back_substitute(
     constant: Tensor,
     keep: Container[int] = (),
     multipliers: Mapping[int, Multipliers] | None = None,
+    ends: Container[int] = (),
 ) -> RowBounds:
     """Lower and upper bounds (B, M) of sum over nodes v of rows[v] . x_v, plus ``constant`` (B or 1, M).
 
     Where ``multipliers`` has a nonlinear node, its free entries take these: the bound is the Lagrangian's there.  A node of
-    which the rows know nothing may have them too, for its bounds can still narrow what is before it.
+    which the rows know nothing may have them too, for its bounds can still narrow what is before it.  At the nonlinear nodes
+    ``ends`` rows end, on the range of their values, as if these were inputs.
 
     ``rows[v]`` is (B or 1, M, *shape of v).  Both bounds hold in exact arithmetic for the network as
     stored; -inf or +inf where no bound was found.  The upper bound is of the lower bound's quality only
@@ -110,8 +112,8 @@ def back_substitute(
         if number in keep:
             kept[number] = row
         node = program.graph.nodes[number]
-        if isinstance(node.operation, Input):
-            low, high, error = program.box.extremes(row)
+        if isinstance(node.operation, Input) or number in ends:
+            low, high, error = _values(program, number).extremes(row)
             sums.add(low, high, error + 4 * UNIT * torch.maximum(low.abs(), high.abs()))
         elif isinstance(node.operation, Pick) and node.operation.bias is None:
             _place(program, pending, placed, number, row, sums)
@@ -136,6 +138,12 @@ def back_substitute(
     upper = up(sums.upper + error) if parallel else torch.full_like(lower, torch.inf)
     batch = program.batch
     return RowBounds(lower.expand(batch, -1), upper.expand(batch, -1), kept, passed, terms)
+
+
+def _values(program: RelaxedProgram, number: int) -> InputSet:
+    """The input set, or the box of what a nonlinear node's values may be."""
+    operation = program.graph.nodes[number].operation
+    return Box(operation.range(*program.inputs_of(number))) if isinstance(operation, Nonlinearity) else program.box
 
 
 def _nonlinear_ancestors(program: RelaxedProgram, nodes: Iterable[int]) -> list[int]:

@@ -96,6 +96,7 @@ class Model:
             self._highs.setOptionValue(option, value)
         self._highs.passModel(model)
         self._all = np.arange(len(widths), dtype=np.int32)
+        self._added: list[int] = []
 
     def minimise(self, cost: Matrix, deadline: Deadline) -> bool:
         """Solve for one objective (1, columns); whether the optimum was reached.
@@ -143,6 +144,30 @@ class Model:
                     lower = np.full(len(cuts.limit), -highspy.kHighsInf)
                     self._highs.addRows(len(cuts.limit), lower, cuts.limit, rows.nnz, start, index, rows.data)
         return found
+
+    def add(self, rows: Matrix, limits: np.ndarray) -> np.ndarray:
+        """Rows on the program's columns, at most ``limits``, from now on; which of them (a mask): those on columns that it has."""
+        missing = np.ones(self._lp.count)
+        missing[self._columns] = 0.0
+        taken: np.ndarray = (abs(rows) @ missing) == 0
+        own = rows[taken][:, self._columns]
+        first, count = self._highs.getNumRow(), int(taken.sum())
+        start, index = own.indptr[:-1].astype(np.int32), own.indices.astype(np.int32)
+        self._highs.addRows(count, np.full(count, -highspy.kHighsInf), limits[taken], own.nnz, start, index, own.data)
+        self._added += range(first, first + count)
+        return taken
+
+    def weights(self) -> np.ndarray:
+        """What each row added takes part in the last objective's bound with, at least 0; 0 where HiGHS has nothing to say."""
+        solution = self._highs.getSolution()
+        duals = np.array(solution.row_dual) if solution.dual_valid else np.zeros(0)
+        own = -duals[self._added] if len(duals) > max(self._added, default=-1) else np.zeros(len(self._added))
+        return np.where(np.isfinite(own) & (own > 0), own, 0.0)
+
+    @property
+    def value(self) -> float:
+        """The last objective's value as HiGHS has it: for choices only, no bound."""
+        return float(self._highs.getInfo().objective_function_value)
 
     def greatest(self, rows: Matrix, constant: np.ndarray, deadline: Deadline) -> np.ndarray | None:
         """Weights with sum 1, the duals of minimising the greatest of these rows; None where there is no optimum."""
