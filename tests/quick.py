@@ -6,19 +6,25 @@ import dataclasses
 
 from bourn.plans import CHEAP_FIRST, Plan
 from bourn.solvers.branch_and_bound import BranchAndBound
+from bourn.solvers.cutting_planes import CuttingPlanes
 from bourn.solvers.dual_ascent import DualAscent
-from bourn.solvers.methods import METHODS, Method
+from bourn.solvers.methods import BEYOND, METHODS, Method
 
 
 def hasty(m: Method) -> Method:
     """The method, with few steps if it iterates."""
     if isinstance(m.solver, DualAscent):
         return dataclasses.replace(m, solver=dataclasses.replace(m.solver, steps=5))
+    if isinstance(m.solver, CuttingPlanes):
+        return dataclasses.replace(m, solver=dataclasses.replace(m.solver, rounds=3))
     return m
 
 
 QUICK = tuple(map(hasty, METHODS))
-"""All methods: enough where it is asked whether a bound holds, not how good it is."""
+"""All methods of the class: enough where it is asked whether a bound holds, not how good it is."""
+
+PROVED = (*QUICK, *(hasty(m) for m in BEYOND if m.inner is None))
+"""Those beyond the barrier too whose bounds bourn proves by itself, once a solver: on its own inner bounds."""
 
 UP_TO_LP_ALL = Plan(tuple(step for step in CHEAP_FIRST.steps if not isinstance(step, BranchAndBound)))
 """The usual plan without splitting."""

@@ -35,7 +35,7 @@ from bourn.studies.running import Study, run
 from bourn.studies.store import Store
 from far_device import far_device
 from networks import Layers, convolutional, mlp, random, residual
-from quick import QUICK
+from quick import PROVED
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES, DIGITS = ROOT / "examples", ROOT / "studies" / "digits.toml"
@@ -79,7 +79,7 @@ def compare(m: Method, graph: Graph, sets: InputSet, device: str) -> None:
 
 @DEVICES
 @pytest.mark.parametrize("name", graphs())
-@pytest.mark.parametrize("m", QUICK, ids=lambda m: m.name)
+@pytest.mark.parametrize("m", PROVED, ids=lambda m: m.name)
 def test_methods(m: Method, name: str, device: str) -> None:
     graph = graphs()[name]
     compare(m, graph, linf_ball(torch.full((2, *graph.input_shape), 0.1, dtype=torch.float64), 0.2), device)

@@ -27,8 +27,9 @@ from bourn.relaxations.leaky_relu import LeakyReLU
 from bourn.relaxations.relu import ReLU
 from bourn.solvers.back_substitution import BackSubstitution
 from bourn.solvers.base import output_rows
+from bourn.solvers.cutting_planes import CuttingPlanes
 from bourn.solvers.dual_ascent import DualAscent
-from bourn.solvers.methods import BARRIER, METHODS, OUTSIDE, Exactness, Method, View, method
+from bourn.solvers.methods import BARRIER, BEYOND, METHODS, OUTSIDE, Exactness, Method, View, method
 from bourn.solvers.simplex import Simplex
 from bourn.solvers.zonotope import Zonotope
 from networks import random
@@ -37,6 +38,7 @@ from test_solvers import network, values
 
 NETWORKS = 120
 EQUAL = [(m.name, other) for m in METHODS for other in m.equal_to]
+TIGHTER = [(m.name, other) for m in BEYOND for other in m.tighter_than if not m.trusts]
 SPECIAL = [(m.name, other) for m in METHODS for other in m.special_case_of]
 
 
@@ -59,6 +61,8 @@ def at_the_optimum(m: Method, inner: Mapping[int, Interval]) -> Tensor:
     """The values of a method's solver on given inner bounds; of ascent the best of many steps and of the LP's multipliers."""
     graph, ball = many()
     objectives = singly(NETWORKS)
+    if isinstance(m.solver, CuttingPlanes):
+        return dataclasses.replace(m.solver, rounds=100, least=0.0).prepare(graph, ball, inner=inner).minimise(objectives).bound[0]
     if not isinstance(m.solver, DualAscent):
         return m.solver.prepare(graph, ball, inner=inner).minimise(objectives).bound[0]
     # What slopes reach, multipliers reach: slopes are a way to write some of them.
@@ -101,6 +105,17 @@ def test_names_of_one_method_are_one_method() -> None:
     assert {m.view for m in METHODS} == set(View)
 
 
+def test_what_lies_beyond_leads_back_to_the_barrier() -> None:
+    known = {m.name: m for m in (*METHODS, *BEYOND)}
+    for m in BEYOND:
+        reached = [m.name]
+        while reached[-1] != BARRIER:
+            assert m.tighter_than
+            reached.append(known[reached[-1]].tighter_than[0])
+            assert len(reached) <= len(known)
+        assert not m.special_case_of
+
+
 def test_what_is_outside_is_not_among_the_methods() -> None:
     names = {n for m in METHODS for n in (m.name, m.title.lower(), *m.aliases)}
     for o in OUTSIDE:
@@ -134,6 +149,14 @@ def test_a_special_case_is_nowhere_above(name: str, other: str) -> None:
         return
     better = (own < more - 1e-4).reshape(NETWORKS, OUTPUTS).any(1)
     assert int(better.sum()) > NETWORKS // 10
+
+
+@pytest.mark.parametrize(("name", "other"), TIGHTER)
+def test_what_lies_beyond_is_nowhere_below(name: str, other: str) -> None:
+    """On its own inner bounds, which are the other's or better; and often above, so that this can fail."""
+    less, own = on_its_own(other)[1], on_its_own(name)[1]
+    assert bool((less <= own + 1e-6).all())
+    assert int((less < own - 1e-4).reshape(NETWORKS, OUTPUTS).any(1).sum()) > NETWORKS // 10
 
 
 @pytest.mark.parametrize(

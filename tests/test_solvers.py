@@ -14,7 +14,8 @@ from bourn.network.graph import Graph, GraphBuilder
 from bourn.problem.input_set import box, linf_ball
 from bourn.problem.problem import Objectives
 from bourn.relaxations.relu import ReLU
-from bourn.solvers.methods import METHODS, Method, method
+from bourn.solvers.methods import Method, method
+from quick import PROVED
 
 
 def network(seed: int, sizes: tuple[int, ...] = (4, 8, 8, 3)) -> Graph:
@@ -38,7 +39,7 @@ def values(m: str | Method, graph: Graph, radius: float) -> torch.Tensor:
     return (method(m) if isinstance(m, str) else m).prepare(graph, ball).minimise(OBJECTIVES).bound
 
 
-@pytest.mark.parametrize("m", METHODS, ids=lambda m: m.name)
+@pytest.mark.parametrize("m", PROVED, ids=lambda m: m.name)
 def test_bounds_hold_on_samples(m: Method) -> None:
     graph = network(0)
     ball = linf_ball(torch.zeros(2, *graph.input_shape, dtype=torch.float64), 0.3)
@@ -50,7 +51,7 @@ def test_bounds_hold_on_samples(m: Method) -> None:
             assert bool((value >= found.lower[problem]).all() & (value <= found.upper[problem]).all())
 
 
-@pytest.mark.parametrize("m", METHODS, ids=lambda m: m.name)
+@pytest.mark.parametrize("m", PROVED, ids=lambda m: m.name)
 def test_an_unbounded_input_has_no_bound(m: Method) -> None:
     graph = network(1)
     inf = torch.full((1, *graph.input_shape), math.inf, dtype=torch.float64)
@@ -59,7 +60,7 @@ def test_an_unbounded_input_has_no_bound(m: Method) -> None:
     assert bool((bound <= graph.evaluate(torch.zeros(1, 1, 4, dtype=torch.float64)).reshape(1, 3)).all())
 
 
-@pytest.mark.parametrize("m", METHODS, ids=lambda m: m.name)
+@pytest.mark.parametrize("m", PROVED, ids=lambda m: m.name)
 def test_a_limit_is_kept(m: Method) -> None:
     graph = network(2)
     ball = linf_ball(torch.zeros(1, *graph.input_shape, dtype=torch.float64), 0.3)

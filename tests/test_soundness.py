@@ -23,6 +23,7 @@ from bourn.network.affine import Affine, Convolution, Dense
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box, box
 from bourn.problem.problem import Objectives
+from bourn.solvers.cutting_planes import CuttingPlanes
 from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.methods import Method, method
 from bourn.solvers.simplex import Simplex
@@ -45,7 +46,7 @@ from networks import (
     seeds,
     unstable,
 )
-from quick import QUICK
+from quick import PROVED
 
 
 def wrong(
@@ -102,7 +103,7 @@ def test_no_bound_passes_the_exact_optimum(iterates: bool) -> None:
         exact = Exact(graph, instance.box)
         objectives = random_objectives(graph, random(seed), 3, inputs=bool(seed % 2))
         minima = exact.minima(objectives)
-        for m in (m for m in QUICK if isinstance(m.solver, DualAscent | Simplex) == iterates):
+        for m in (m for m in PROVED if isinstance(m.solver, CuttingPlanes | DualAscent | Simplex) == iterates):
             prepared = m.prepare(graph, instance.box)
             bounds = prepared.minimise(objectives).bound
             assert bounds.shape == (1, 3)
@@ -185,9 +186,9 @@ def test_intervals_hold_exact_values_of_ill_conditioned_networks(seed: int, radi
     network = ExactNetwork(graph)
     corners = [question.lower, question.upper, question.sample(1, random(seed))[:, 0]]
     points = [network.values(fractions(x)) for x in (corners[:1] if radius == 0 else corners)]
-    assert not wrong(QUICK, graph, question, points)
+    assert not wrong(PROVED, graph, question, points)
     objectives = random_objectives(graph, random(seed), 3, inputs=True)
-    for m in QUICK:
+    for m in PROVED:
         bounds = m.prepare(graph, question).minimise(objectives).bound[0].tolist()
         for row, bound in enumerate(bounds):
             for values in points:
@@ -271,7 +272,7 @@ def test_stated_errors_of_weights_and_biases_are_covered(instance: Instance, see
     network = ExactNetwork(true)
     corner = torch.where(torch.rand(instance.box.lower.shape, generator=generator) < 0.5, instance.box.lower, instance.box.upper)
     points = [network.values(fractions(x)) for x in (corner, instance.box.sample(1, generator)[:, 0])]
-    assert not wrong(QUICK, stated, instance.box, points)
+    assert not wrong(PROVED, stated, instance.box, points)
 
 
 def test_affine_chains_carry_the_errors_of_both_layers() -> None:
@@ -281,7 +282,7 @@ def test_affine_chains_carry_the_errors_of_both_layers() -> None:
     second = Dense(in_shapes=((1, 1),), out_shape=(1, 1), weight=one, weight_error=0.5)
     layers = Layers((1, 1), random(0))
     graph = layers.builder.build(layers.builder.add(second, layers.builder.add(first, 0)))
-    for m in QUICK:
+    for m in PROVED:
         output = m.prepare(graph, box(0 * one, 0 * one)).node(2)
         assert output.lower.item() <= -1.5, m.name
         assert output.upper.item() >= 1.5, m.name
@@ -296,7 +297,7 @@ def test_rounded_coefficients_of_objectives_are_covered(instance: Instance, seed
     assert objectives.inputs is not None
     values = ExactNetwork(graph).values(fractions(instance.box.lower))
     corner = box(instance.box.lower, instance.box.lower)
-    for m in QUICK:
+    for m in PROVED:
         bounds = m.prepare(graph, corner).minimise(objectives).bound[0].tolist()
         for row, bound in enumerate(bounds):
             exact = objective_value(objectives, row, values, graph)

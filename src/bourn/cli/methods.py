@@ -47,7 +47,7 @@ def _print_table() -> None:
 
     from bourn.solvers.methods import BEYOND, METHODS
 
-    beyond = "Outside the class, beyond its barrier: sound if what is trusted is right"
+    beyond = "Outside the class, beyond its barrier: sound, where HiGHS is trusted if that is right"
     for title, methods in (("Methods, from cheap to dear: all sound, none complete", METHODS), (beyond, BEYOND)):
         table = Table(title=title, show_lines=True)
         for heading in ("name", "relaxation"):

@@ -23,7 +23,7 @@ from bourn.network.affine import Affine
 from bourn.network.graph import Graph, Input
 from bourn.program.cuts import Matrix
 from bourn.program.linear_bounds import back_substitute
-from bourn.program.planes import Planes
+from bourn.program.planes import Finder, Planes
 from bourn.program.relaxed import RelaxedProgram
 from bourn.relaxations.base import Nonlinearity
 from bourn.relaxations.relu import ReLU
@@ -48,15 +48,16 @@ class _Neurons:
     greatest: Tensor
 
 
-class MultiInputHulls:
-    """Finds the lines of these hulls that a point is above, for one problem; ``row_bytes`` bounds the memory of a set of rows."""
+class MultiInputHulls(Finder):
+    """Of every free ReLU the least of these lines at a point, where the point is above it."""
+
+    hull = "hull over a ReLU's inputs"
 
     def __init__(self, row_bytes: int) -> None:
-        self.row_bytes = row_bytes
+        super().__init__(row_bytes)
         self._known: dict[int, _Neurons] = {}
 
-    def separate(self, program: RelaxedProgram, values: Sequence[Tensor], wanted: Mapping[int, np.ndarray]) -> list[Planes]:
-        """Planes of entries ``wanted`` {node: mask of its free entries} that the point breaks: ``values`` of all nodes, a batch of 1."""
+    def find(self, program: RelaxedProgram, values: Sequence[Tensor], wanted: Mapping[int, np.ndarray]) -> list[Planes]:
         found = []
         for v, mask in wanted.items():
             if not isinstance(program.graph.nodes[v].operation, ReLU) or not mask.any():
@@ -79,18 +80,10 @@ class MultiInputHulls:
             kept = [bounds.kept.get(s, row.new_zeros(1, len(piece), *program.graph.nodes[s].shape)) for s in sources]
             parts.append(-torch.cat([k[0].flatten(1) for k in kept], dim=1))
             greatest.append(-bounds.lower[0])
-        most = max(1, max((int((p != 0).sum(1).max()) for p in parts), default=1))
-        index = [p.abs().topk(min(most, size), dim=1).indices for p in parts]
+        most = max(1, *(int((p != 0).sum(1).max()) for p in parts))
+        index = [p.abs().topk(most, dim=1).indices for p in parts]
         weights = [p.gather(1, i) for p, i in zip(parts, index, strict=True)]
-        empty = numbers.new_zeros(0, 1)
-        return _Neurons(
-            node,
-            numbers,
-            sources,
-            torch.cat([empty, *index]) if not index else torch.cat(index),
-            torch.cat(weights) if weights else empty.to(torch.float64),
-            torch.cat(greatest) if greatest else empty[:, 0].to(torch.float64),
-        )
+        return _Neurons(node, numbers, sources, torch.cat(index), torch.cat(weights), torch.cat(greatest))
 
     def _of_node(self, program: RelaxedProgram, n: _Neurons, values: Sequence[Tensor], mask: Tensor) -> Planes | None:
         y = torch.cat([values[s].flatten() for s in n.sources])
@@ -102,7 +95,8 @@ class MultiInputHulls:
         chosen = torch.nonzero(above)[:, 0]
         if not len(chosen):
             return None
-        limits, rows = [], {s: [] for s in n.sources}
+        limits: list[np.ndarray] = []
+        rows: dict[int, list[Matrix]] = {s: [] for s in n.sources}
         for piece in torch.split(chosen, max(1, self.row_bytes // (16 * len(y)))):
             flat = torch.zeros(len(piece), len(y), dtype=torch.float64, device=y.device)
             flat.scatter_(1, n.index[piece], slopes[piece])

@@ -7,8 +7,10 @@ is again a sum of rows on nodes: back-substitution bounds it as it bounds every 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -40,9 +42,7 @@ class Planes:
         """The planes of all parts, one after the other."""
         nodes = sorted({v for part in parts for v in part.rows})
         sizes = {v: program.graph.nodes[v].size for v in nodes}
-        rows = {
-            v: Matrix(sparse.vstack([p.rows.get(v, Matrix((len(p), sizes[v]))) for p in parts], format="csr")) for v in nodes
-        }
+        rows = {v: Matrix(sparse.vstack([p.rows.get(v, Matrix((len(p), sizes[v]))) for p in parts], format="csr")) for v in nodes}
         return cls(rows, np.concatenate([np.zeros(0), *(p.limits for p in parts)]))
 
     def on_columns(self, lp: SparseProgram, row_bytes: int) -> LinearRows:
@@ -85,3 +85,23 @@ class Planes:
         size = torch.from_numpy(own @ np.abs(self.limits[used])).to(constant.device)
         error = error + gamma(terms) * (size + constant.abs())
         return total, constant - limits, error * (1 + 2.0**-20)
+
+
+class Finder(ABC):
+    """Finds planes of one kind that a point of one problem's relaxed program breaks.
+
+    ``hull``: what it relaxes to where all its planes are there, in the words of the table of methods.  What it learns of a node it
+    may keep, for a node's bounds do not change once they are known.  ``row_bytes`` bounds the memory of a set of rows.
+    """
+
+    hull: ClassVar[str]
+
+    def __init__(self, row_bytes: int) -> None:
+        self.row_bytes = row_bytes
+
+    @abstractmethod
+    def find(self, program: RelaxedProgram, values: Sequence[Tensor], wanted: Mapping[int, np.ndarray]) -> list[Planes]:
+        """Planes that ``values`` break, every node's (1, *shape); ``wanted``: by nonlinear node a mask of its free entries.
+
+        Every plane holds in exact arithmetic wherever the program's bounds do.
+        """

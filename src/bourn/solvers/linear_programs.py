@@ -54,7 +54,7 @@ class LinearPrograms:
         lower, upper = known.lower.clone(), known.upper.clone()
         for b in range(len(self._lps)):
             numbers = torch.nonzero(wanted[b].flatten())[:, 0]
-            if not len(numbers) or not self._helps(b, node):
+            if not len(numbers) or not self.helps(b, node):
                 continue
             both = self._both_sides(b, node, numbers, deadline)
             own_lower, own_upper = lower[b].flatten(), upper[b].flatten()
@@ -63,7 +63,7 @@ class LinearPrograms:
             lower[b], upper[b] = own_lower.reshape(lower[b].shape), own_upper.reshape(upper[b].shape)
         return Interval(lower, upper)
 
-    def _helps(self, problem: int, node: int) -> bool:
+    def helps(self, problem: int, node: int) -> bool:
         """Whether there is an LP, and a free entry before ``node``: without one the closed form is the optimum."""
         program, ancestors = self._single[problem], set(self.program.graph.ancestors(node))
         if self._lps[problem] is None:
@@ -151,7 +151,7 @@ class LinearPrograms:
         best = closed.clone()
         for b, (lp, program) in enumerate(zip(self._lps, self._single, strict=True)):
             open_ = torch.nonzero(closed[b] <= enough)[:, 0]
-            if lp is None or not len(open_) or not self._helps(b, program.graph.output):
+            if lp is None or not len(open_) or not self.helps(b, program.graph.output):
                 continue
             wanted = objectives.take(slice(b, b + 1))
             rows = {v: row[:, open_] for v, row in output_rows(program.graph, wanted).items()}
@@ -181,7 +181,7 @@ class LinearPrograms:
         mus, _ = self._solve(lp, costs, deadline, points)
         x, wanted = lp.point(points)
         values = value_at(program, x, wanted, rows, objectives.constant)
-        if not self._helps(0, program.graph.output):
+        if not self.helps(0, program.graph.output):
             return closed, values
         which = torch.arange(len(objectives), device=closed.device)
         return torch.maximum(closed, self.evaluate(program, rows, objectives.constant, mus, which).lower), values
@@ -201,7 +201,7 @@ class LinearPrograms:
         """The rows on the nodes ``keep`` at the optimum of objectives, for a batch of one."""
         (lp,), (program,) = self._lps, self._single
         rows = output_rows(program.graph, objectives)
-        if lp is None or not self._helps(0, program.graph.output):
+        if lp is None or not self.helps(0, program.graph.output):
             return back_substitute(program, rows, objectives.constant, keep)
         try:
             mus, _ = self._solve(lp, lp.rows(rows).matrix, deadline)

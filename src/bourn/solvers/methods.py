@@ -19,6 +19,7 @@ from bourn.relaxations.base import LineRule
 from bourn.solvers import papers
 from bourn.solvers.back_substitution import BackSubstitution
 from bourn.solvers.base import Prepared, Solver
+from bourn.solvers.cutting_planes import CuttingPlanes
 from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.forward_linear import ForwardLinear
 from bourn.solvers.interval_propagation import IntervalPropagation
@@ -49,12 +50,13 @@ class Exactness(Enum):
 class Method:
     """A verifier of the class: ``solver`` on pre-activation bounds by ``inner``, or by itself layer after layer (None).
 
-    Every method of the class is sound and none is complete: a bound may be below the truth, never above it.  Two claims relate
+    Every method of the class is sound and none is complete: a bound may be below the truth, never above it.  Claims relate
     it to others, by name, for ReLU networks on boxes; tests hold every one of them to it:
 
     - ``equal_to``: the others' values are its own.
     - ``special_case_of``: the others have its choices and more (free slopes, errors kept, the hull instead of lines, better
       inner bounds), so that on its inner bounds their solvers, brought to their optimum, are nowhere below it.
+    - ``tighter_than``: of a method beyond the barrier, what it is nowhere below, where both are brought to their optimum.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Method:
     exactness: Exactness = Exactness.LINES
     equal_to: tuple[str, ...] = ()
     special_case_of: tuple[str, ...] = ()
+    tighter_than: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
@@ -298,6 +301,25 @@ MILP = "milp"
 
 BEYOND: tuple[Method, ...] = (
     Method(
+        "anderson",
+        "Multi-input hulls of ReLUs, on LP-ALL's bounds",
+        CuttingPlanes(),
+        View.PRIMAL,
+        (papers.ANDERSON, papers.TJANDRAATMADJA),
+        inner=Simplex(),
+        exactness=Exactness.LIMIT,
+        tighter_than=(BARRIER,),
+    ),
+    Method(
+        "anderson-all",
+        "Multi-input hulls of ReLUs, for inner bounds too",
+        CuttingPlanes(),
+        View.PRIMAL,
+        (papers.ANDERSON, papers.TJANDRAATMADJA),
+        exactness=Exactness.LIMIT,
+        tighter_than=("anderson",),
+    ),
+    Method(
         MILP,
         "MILP, on LP-ALL's bounds by ascent",
         Milp(),
@@ -305,6 +327,7 @@ BEYOND: tuple[Method, ...] = (
         (papers.TJENG,),
         inner=DualAscent(steps=300, gap=GAP),
         exactness=Exactness.NETWORK,
+        tighter_than=("anderson-all",),
     ),
 )
 """What is asked like a method and is none of the class: it may pass the barrier."""
@@ -341,7 +364,12 @@ OUTSIDE: tuple[Outside, ...] = (
     Outside("Branch and bound", "splits neurons or inputs, relaxes every part", (papers.BUNEL,), True, "bourn verify"),
     Outside("Cutting planes", "constraints across neurons and layers", (papers.CUTS,)),
     Outside("k-ReLU, PRIMA", "hulls of several neurons at once", (papers.SINGH_K_RELU, papers.MUELLER)),
-    Outside("Multi-input hulls", "a neuron's hull over all inputs of its affine map", (papers.ANDERSON, papers.TJANDRAATMADJA)),
+    Outside(
+        "Multi-input hulls",
+        "a neuron's hull over all inputs of its affine map",
+        (papers.ANDERSON, papers.TJANDRAATMADJA),
+        command="bourn bound --method anderson-all",
+    ),
     Outside("SDP", "products of neurons in a positive semidefinite matrix", (papers.RAGHUNATHAN,)),
     Outside("Constraint on the output", "inner bounds only where the property is broken", (papers.KOTHA,)),
 )

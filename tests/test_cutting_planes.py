@@ -1,0 +1,248 @@
+"""Cutting planes: each holds exactly, any weights of theirs give a bound, and together they are the hull that they claim to be."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from bourn.deadline import Deadline
+from bourn.network.affine import Dense
+from bourn.network.graph import Graph, GraphBuilder
+from bourn.problem.balls import lp_ball
+from bourn.problem.input_set import Box, linf_ball
+from bourn.problem.problem import Objectives
+from bourn.program.planes import Planes
+from bourn.relaxations.relu import ReLU
+from bourn.solvers import cut_programs
+from bourn.solvers.base import Status, output_rows
+from bourn.solvers.cut_programs import FINDERS, Cut
+from bourn.solvers.cutting_planes import CuttingPlanes, Kind
+from bourn.solvers.highs import Model
+from bourn.solvers.methods import method
+from networks import ACTIVATIONS, Exact, Instance, Layers, at_most, instances, mlp, random, random_objectives, residual, small_box
+from test_solvers import OBJECTIVES, network
+
+
+def cut(kind: Kind, graph: Graph, question: Box, **settings: object) -> Cut:
+    """Prepared on inner bounds of its own, which took planes too."""
+    return CuttingPlanes((kind,), **settings).prepare(graph, question)  # type: ignore[arg-type]
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Planes]:
+    """All planes that are found from now on."""
+    found: list[Planes] = []
+    for finder in FINDERS.values():
+        true = finder.find
+
+        def find(self: object, *arguments: object, true: object = true) -> list[Planes]:
+            own: list[Planes] = true(self, *arguments)  # type: ignore[operator]
+            found.extend(own)
+            return own
+
+        monkeypatch.setattr(finder, "find", find)
+    return found
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_plane_holds_at_every_vertex(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the vertices of its simplices a network is affine, so that a plane holds everywhere if it holds there: exactly."""
+    found = recorded(monkeypatch)
+    counts = []
+
+    def hold(graph: Graph, question: Box) -> None:
+        found.clear()
+        prepared = cut(kind, graph, question, rounds=4)
+        prepared.minimise(random_objectives(graph, random(0), 3, inputs=True))
+        counts.append(sum(map(len, found)))
+        if not counts[-1]:
+            return
+        exact = Exact(graph, question)
+        points = [exact.values(x) for x in exact.vertices]
+        for planes in found:
+            for k, limit in enumerate(planes.limits.tolist()):
+                rows = {v: own.toarray()[k] for v, own in planes.rows.items()}
+                for values in points:
+                    assert total(rows, values) <= Fraction(limit)
+
+    @settings(max_examples=40)
+    @given(instances(activations=(ReLU(), ReLU(), *ACTIVATIONS)))
+    def check(instance: Instance) -> None:
+        hold(instance.graph, instance.box)
+
+    check()
+    for seed in range(12):
+        hold(*few(seed))
+    assert sum(n > 0 for n in counts) > 10
+
+
+def total(rows: dict[int, np.ndarray], values: Sequence[Sequence[Fraction]]) -> Fraction:
+    return sum((Fraction(c) * x for v, row in rows.items() for c, x in zip(row.tolist(), values[v], strict=True) if c), Fraction(0))
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_any_weights_give_a_bound(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HiGHS is not trusted: its duals, of planes and of the program, may be anything, not numbers too."""
+    generator = np.random.default_rng(0)
+    true = Model.multipliers
+
+    def weights(self: Model) -> np.ndarray:
+        own = generator.normal(size=len(self._added)) * 10.0 ** generator.integers(-3, 3)
+        own[generator.random(len(own)) < 0.1] = np.nan
+        return own
+
+    def multipliers(self: Model) -> object:
+        for v, mask, values in true(self):
+            yield v, mask, [own + generator.normal(size=len(own)) for own in values]
+
+    monkeypatch.setattr(Model, "weights", weights)
+    monkeypatch.setattr(Model, "multipliers", multipliers)
+    for seed in range(16):
+        graph, question = few(seed)
+        prepared, exact = cut(kind, graph, question), Exact(graph, question)
+        objectives = random_objectives(graph, random(seed), 4, inputs=True)
+        rows = output_rows(graph, objectives)
+        found = prepared._bound(0, (rows, objectives.constant), float("inf"), 5)
+        assert all(at_most(b, e) for b, e in zip(found.tolist(), exact.minima(objectives), strict=True))
+    assert prepared.planes
+
+
+def few(seed: int) -> tuple[Graph, Box]:
+    """A small ReLU network, with a shortcut where the seed is odd, and a box with few unstable neurons."""
+    generator = random(seed)
+    layers = Layers((1, 3), generator)
+    graph = residual(layers, 3, 2, 2, (ReLU(),)) if seed % 2 else mlp(layers, (4, 4), 2, (ReLU(),))
+    return graph, small_box(graph, generator, 2, 8)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_the_bound_is_the_value_of_the_linear_program(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strong duality: what is stated for the duals is what HiGHS says it found, with all planes in it."""
+    values: list[tuple[float, float]] = []
+    true = cut_programs._Cutting.state
+
+    def state(self: cut_programs._Cutting, rows: cut_programs.Rows) -> float:
+        found = true(self, rows)
+        constant = self.lp.rows(rows[0]).constant[0] + float(rows[1])
+        values.append((found, self.model.value + constant))
+        return found
+
+    monkeypatch.setattr(cut_programs._Cutting, "state", state)
+    planes = 0
+    for seed in range(20):
+        graph, question = few(seed)
+        prepared = cut(kind, graph, question)
+        prepared.minimise(random_objectives(graph, random(seed), 4, inputs=True))
+        planes += prepared.planes
+    assert planes > 50
+    for stated, said in values:
+        assert stated == pytest.approx(said, rel=1e-6, abs=1e-6)
+
+
+def neuron(inputs: int, seed: int) -> Graph:
+    """x and max(0, w . x + b), all as outputs."""
+    generator = random(seed)
+    builder = GraphBuilder((1, inputs))
+    weight = torch.randn(1, inputs, dtype=torch.float64, generator=generator)
+    bias = torch.randn(1, dtype=torch.float64, generator=generator) * 0.3
+    z = builder.add(Dense(in_shapes=((1, inputs),), out_shape=(1, 1), weight=weight, bias=bias), 0)
+    return builder.build(builder.add(ReLU(), z))
+
+
+def test_one_neuron_has_its_hull() -> None:
+    """Of a ReLU of a weighted sum over a box all planes together leave nothing: the bound is the exact minimum, LP-ALL's is not."""
+    below = 0
+    for seed in range(30):
+        graph, generator = neuron(4, seed), random(seed)
+        center = torch.randn(1, 1, 4, dtype=torch.float64, generator=generator) * 0.3
+        question = linf_ball(center, 1.0)
+        on_input = torch.randn(1, 20, 4, dtype=torch.float64, generator=generator)
+        objectives = Objectives(-torch.ones(1, 20, 1, dtype=torch.float64) * 2, on_input, torch.zeros(1, 20, dtype=torch.float64))
+        prepared = cut(Kind.INPUTS, graph, question, rounds=100, least=0.0)
+        found = prepared.minimise(objectives)
+        corners = torch.stack([torch.tensor(c, dtype=torch.float64) for c in itertools.product((-1.0, 1.0), repeat=4)])
+        points = center[0] + corners
+        # A convex function's hull over a box from above is that of its corners.
+        exact = (points @ on_input[0].T - 2 * graph.evaluate(points[:, None]).reshape(-1, 1)).amin(0)
+        torch.testing.assert_close(found.bound[0], exact, rtol=1e-6, atol=1e-6)
+        below += int((method("lp-all").prepare(graph, question).minimise(objectives).bound[0] < exact - 1e-3).sum())
+    assert below > 100
+
+
+def test_both_ends_of_every_node_hold() -> None:
+    tighter = 0
+    for seed in range(12):
+        graph, question = few(seed)
+        own, linear = cut(Kind.INPUTS, graph, question), method("lp-all").prepare(graph, question)
+        least = Exact(graph, question).extremes
+        for number in (*graph.pre_activations, graph.output):
+            found = own.node(number)
+            for i, (low, high) in enumerate(zip(*least[number], strict=True)):
+                assert at_most(float(found.lower.flatten()[i]), low)
+                assert at_most(-float(found.upper.flatten()[i]), -high)
+        tighter += sum(int((own.bounds[z].radius < linear.bounds[z].radius - 1e-6).sum()) for z in graph.pre_activations)
+    assert tighter > 5
+
+
+def test_a_neuron_of_which_planes_alone_know_the_sign_stays_free() -> None:
+    """The program does not imply the sign, so that the bound must remain a constraint of it."""
+    signed = 0
+    for seed in range(8):
+        graph = network(seed, (4, 12, 12, 3))
+        ball = linf_ball(torch.zeros(1, 1, 4, dtype=torch.float64), 0.4)
+        own, linear = cut(Kind.INPUTS, graph, ball), method("lp-all").prepare(graph, ball)
+        last = graph.nonlinear[-1]
+        (z,) = graph.nodes[last].inputs
+        planes_alone = ReLU().stable(own.bounds[z]) & ~ReLU().stable(linear.bounds[z])
+        assert bool((own.program.free(last) | ~planes_alone).all())
+        signed += int(planes_alone.sum())
+        outputs = graph.evaluate(ball.sample(500)[0]).flatten(1)
+        assert bool((own.minimise(OBJECTIVES).bound[0] <= outputs.amin(0)).all())
+    assert signed > 3
+
+
+def test_on_balls_bounds_hold_and_are_no_worse() -> None:
+    better = 0
+    for seed, norm in itertools.product(range(8), (1, 2)):
+        graph, generator = few(2 * seed)[0], random(seed)
+        center = torch.randn(2, 1, 3, dtype=torch.float64, generator=generator)
+        ball = lp_ball(center, 0.7, norm=norm)
+        objectives = random_objectives(graph, generator, 3, inputs=True, batch=2)
+        inner = method("lp-all").prepare(graph, ball).bounds
+        found = CuttingPlanes().prepare(graph, ball, inner=inner).minimise(objectives).bound
+        for b, points in enumerate(ball.sample(100, generator)):
+            assert objectives.inputs is not None
+            values = points.flatten(1) @ objectives.inputs[b].T + graph.evaluate(points).flatten(1) @ objectives.outputs[b].T
+            assert bool((values + objectives.constant[b] >= found[b]).all())
+        linear = method("lp-all").solver.prepare(graph, ball, inner=inner).minimise(objectives).bound
+        assert bool((found >= linear).all())
+        better += int((found > linear + 1e-3).sum())
+    assert better > 10
+
+
+def test_out_of_time_leaves_valid_bounds() -> None:
+    graph, question = few(0)
+    objectives = random_objectives(graph, random(0), 4, inputs=False)
+    prepared = CuttingPlanes().prepare(graph, question)
+    late = dataclasses.replace(prepared, deadline=Deadline(1e-9))
+    found = late.minimise(objectives)
+    assert found.status is Status.STOPPED
+    linear = prepared.linear.minimise(objectives).bound
+    assert torch.equal(found.bound, linear)
+
+
+def test_what_is_enough_takes_no_planes() -> None:
+    graph, question = few(0)
+    objectives = random_objectives(graph, random(0), 4, inputs=False)
+    inner = method("lp-all").prepare(graph, question).bounds
+    prepared = CuttingPlanes().prepare(graph, question, inner=inner)
+    prepared.minimise(objectives, enough=-1e9)
+    assert not prepared.planes
+    prepared.minimise(objectives)
+    assert prepared.planes
