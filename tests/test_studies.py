@@ -76,6 +76,7 @@ def test_descriptions_that_come_along_are_read_and_survive_as_json(name: str, mo
         ({"images": {"file": "${BOURN_NOWHERE}/x"}}, "the environment has no BOURN_NOWHERE"),
         ({"images": {}}, "images.file is missing"),
         ({"precision": 2}, "between 0 and 1"),
+        ({"study": "ladder", "methods": ["branch-and-bound"]}, "branch-and-bound: only adversarial-error asks it"),
     ],
 )
 def test_what_does_not_fit_is_one_line_that_names_file_and_key(changes: dict[str, Any], said: str) -> None:
@@ -131,6 +132,22 @@ def test_outcomes_are_those_of_bound_and_of_the_network(tmp_path: Path) -> None:
         assert r.result["bound"] == pytest.approx(float(bounds.min()), abs=1e-9)
         assert r.result["bound"] <= 0 < r.result["attained"]
     assert all(r.result["attained"] <= 0 for r in found if r.result["outcome"] == "attacked")
+
+
+def test_branch_and_bound_decides_as_a_milp_does(tmp_path: Path) -> None:
+    """The same images certified and met, those beyond the barrier too; out of time they stay open with a bound."""
+    own, radii = ["branch-and-bound", "milp"], [0.13, 0.2]
+    records, _ = answers(digits(methods=own, networks=one_network(*radii), clip=False), tmp_path / "exact.db")
+    splitting, searching = (
+        {(r.task["radius"], r.task["image"]): r.result["outcome"] for r in records if r.task["method"] == name} for name in own
+    )
+    assert splitting == searching
+    decided = {r.result["outcome"] for r in records if r.result["decided_by"] == own[0]}
+    assert decided == {"certified", "attacked"}
+    some = digits(methods=own[:1], networks=one_network(0.2), clip=False, limit=1e-3, cascade=["fast-lin"])
+    outcomes_soon = [r.result for r in answers(some, tmp_path / "soon.db")[0]]
+    assert {r["outcome"] for r in outcomes_soon} <= {"certified", "undecided", "attacked"}
+    assert any(r["outcome"] == "undecided" for r in outcomes_soon)
 
 
 def test_what_lies_beyond_the_barrier_has_a_ceiling_below_zero(tmp_path: Path) -> None:

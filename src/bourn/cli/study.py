@@ -79,7 +79,7 @@ _study(
     click.option("--cascade/--no-cascade", default=None, help="Let cheaper methods and the attack decide what they can first."),
     click.option("--bracket/--no-bracket", default=None, help="Show which images lie beyond every layer-wise method."),
     click.option("--certificates", is_flag=True, help="Also write a proof of every certified image, to STORE's .certificates."),
-    click.option("--limit", type=float, metavar="SECONDS", help="For milp: seconds for each image.  [default: 60]"),
+    click.option("--limit", type=float, metavar="SECONDS", help="For milp, branch-and-bound: seconds an image.  [default: 60]"),
     help="For how many images does a method prove that the class stays on the ball of a given radius?",
 )
 _study(

@@ -6,6 +6,7 @@ import re
 
 from bourn.errors import UsageError
 from bourn.solvers.methods import BARRIER, METHODS, OUTSIDE, method
+from bourn.studies.description import SPLITTING
 
 ATTACKS = ("pgd", "attack")
 """Names of an attack among a store's methods."""
@@ -17,6 +18,7 @@ _OUTSIDE = {o.name.lower(): o.name for o in OUTSIDE}
 _SHORT = {
     BARRIER: "LP-ALL",
     "alpha-crown": "\N{GREEK SMALL LETTER ALPHA}-CROWN",
+    SPLITTING: "branch and bound",
     "alpha-crown-all": "\N{GREEK SMALL LETTER ALPHA}-CROWN, all bounds",
 }
 

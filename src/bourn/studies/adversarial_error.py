@@ -3,31 +3,41 @@
 An image goes through stages, from the cheapest on, until one decides it: a wrong prediction, a bound above 0 for every margin,
 an attack that succeeds.  With a cascade other methods and the attack come before LP-ALL, whose verdict theirs imply; before
 any other method of the class nothing but the prediction comes, for none is at least as good as all that could precede it.  Before
-a MILP come the same and LP-ALL; it has an upper and a lower value, for its solutions are points that an attack might have found.
+a MILP come the same and LP-ALL, before branch and bound the same; both have an upper and a lower value, for they find points that
+an attack might have found.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bourn.attacks.projected_gradient import ProjectedGradient
 from bourn.deadline import Deadline, OutOfTime
 from bourn.formats.model import Model
 from bourn.interval import Interval
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box
-from bourn.problem.problem import Objectives
+from bourn.problem.problem import Objectives, Problem
+from bourn.problem.specification import Conjunction, Row, Specification
+from bourn.program.branches import CannotSplit
 from bourn.solvers.adjustments import suited
 from bourn.solvers.bracket import InnerProgram, ceilings
 from bourn.solvers.methods import ASCENT, BARRIER, MILP, method
 from bourn.solvers.milp import Searching
+from bourn.solvers.neuron_splitting import NeuronSplitting
 from bourn.studies.descent import descend
-from bourn.studies.description import ATTACK, AttackEntry, Description
+from bourn.studies.description import ATTACK, SPLITTING, AttackEntry, Description
 from bourn.studies.jobs import Found, Job, Kind, Round, Task, at_once, clock, finite, input_sets, margins_of
+
+_EXACT = (MILP, SPLITTING)
+"""What decides every image in the end."""
 
 _PREDICTION, _POINTS, _CEILING = "prediction", "points", "bracket"
 """Names of the stages that are no method; the bracket by points in closed form needs no LP."""
@@ -42,7 +52,7 @@ _Bounds = Mapping[int, Interval]
 @dataclass(frozen=True, eq=False)
 class _Batch:
     """Images that are still open, and what is asked of them; ``outer``: the best pre-activation bounds of each, if known;
-    ``limit``: seconds of a MILP."""
+    ``limit``: seconds of a MILP or of splitting."""
 
     graph: Graph
     images: Tensor
@@ -62,11 +72,11 @@ class AdversarialError(Kind):
 
     def questions(self, description: Description) -> Iterable[tuple[str, Mapping[str, Any]]]:
         for name in description.methods:
-            cascade = [c for c in description.cascade if c != name] if name in (BARRIER, MILP) else []
+            cascade = [c for c in description.cascade if c != name] if name in (BARRIER, *_EXACT) else []
             cascade += [BARRIER] if cascade and name == MILP else []
             attack = {"attack": asdict(description.attack)} if ATTACK in (*cascade, name) else {}
             bracket = {"bracket": description.bracket} if name == BARRIER else {}
-            limit = {"limit": description.limit} if name == MILP else {}
+            limit = {"limit": description.limit} if name in _EXACT else {}
             yield name, {"cascade": cascade, **attack, **bracket, **limit}
 
     def rounds(self, task: Task, neurons: int, device: str) -> tuple[Round, ...]:
@@ -184,6 +194,34 @@ def _by_search(batch: _Batch) -> list[dict[str, Any]]:
     return found
 
 
+def _by_splitting(batch: _Batch) -> list[dict[str, Any]]:
+    """Certified where every margin is refuted, attacked where one is at most 0 at a point that was met; else open.
+
+    After a short attack, on LP-ALL's pre-activation bounds by ascent.
+    """
+    return [_split(batch, slice(i, i + 1), outer) for i, outer in enumerate(batch.outer)]
+
+
+def _split(batch: _Batch, one: slice, outer: _Bounds) -> dict[str, Any]:
+    graph, margins, deadline = batch.graph, batch.margins.take(one), Deadline(batch.limit)
+    coefficients = (dict(enumerate(map(int, row))) for row in margins.outputs[0].tolist())
+    asked = tuple(Conjunction((Row.of({i: c for i, c in row.items() if c}),)) for row in coefficients)
+    problem, met = Problem(graph, batch.balls[one], Specification(asked)), [math.inf]
+
+    def accept(x: Tensor) -> bool:
+        met.append(float((margins.outputs[0] @ graph.evaluate(x[None]).flatten()).min()))
+        return met[-1] <= 0
+
+    left: Mapping[int, float] = dict.fromkeys(range(len(asked)), -math.inf)
+    with suppress(OutOfTime):
+        if not _BEFORE_SPLITTING.run(problem, accept, deadline)[0]:
+            inner = outer or method(ASCENT).prepare(graph, problem.box, deadline=deadline).bounds
+            with suppress(CannotSplit):
+                left = NeuronSplitting().run(problem, list(left), inner, accept, deadline).bounds
+    outcome = "attacked" if min(met) <= 0 else None if left else "certified"
+    return {"outcome": outcome, "bound": finite(min(left.values(), default=math.inf)), "attained": finite(min(met))}
+
+
 def _by_points(batch: _Batch) -> list[dict[str, Any]]:
     """As :func:`_by_ceiling`, by points in closed form alone."""
     found = []
@@ -210,11 +248,14 @@ _STAGES: dict[str, Callable[[_Batch], list[dict[str, Any]]]] = {
     _PREDICTION: _by_prediction,
     ATTACK: _by_attack,
     MILP: _by_search,
+    SPLITTING: _by_splitting,
     _POINTS: _by_points,
     _CEILING: _by_ceiling,
 }
 
-_ONE_BY_ONE = (_POINTS, BARRIER, MILP, _CEILING)
+_ONE_BY_ONE = (_POINTS, BARRIER, *_EXACT, _CEILING)
 
-_SIZES = {_PREDICTION: 0, ATTACK: 0, _POINTS: 0, _CEILING: 0}
+_BEFORE_SPLITTING = ProjectedGradient(steps=20, restarts=3)
+
+_SIZES = {_PREDICTION: 0, ATTACK: 0, _POINTS: 0, _CEILING: 0, SPLITTING: 1}
 """Stages that take any number of images: as many as the round they are in."""

@@ -17,6 +17,7 @@ import torch
 from bourn.certificates.evidence import Refutation, Verified
 from bourn.errors import BournError
 from bourn.proofs import write_certificate
+from bourn.studies.description import SPLITTING
 from bourn.studies.engines import each
 from bourn.studies.jobs import input_sets
 from bourn.studies.running import Study
@@ -104,16 +105,22 @@ def write_all(study: Study, store: Store, workers: int = 1, seconds: float = 600
 def _write(wanted: _Wanted) -> Told:
     from bourn.formats.model import load
     from bourn.formats.vnnlib import load as load_vnnlib
-    from bourn.verification import Result
+    from bourn.verification import Result, verify
 
     try:
         text = question(wanted.lower, wanted.upper, wanted.label, wanted.classes)
         wanted.files.specification.write_bytes(gzip.compress(text.encode(), mtime=0))
         asked = load_vnnlib(wanted.files.specification)
-        found = tuple(
-            tuple(Refutation(c, (1.0,), 1.0, wanted.files.method) for c in case.specification.conjunctions) for case in asked.cases
-        )
-        result = Result(Verified(found, asked.cases), load(wanted.files.network), asked, 0.0, ())
+        if wanted.files.method == SPLITTING:  # an answer keeps no tree, so it is made again
+            result = verify(wanted.files.network, asked, timeout=wanted.seconds)
+            if not isinstance(result.verdict, Verified):
+                return Told(wanted.files, NONE, f"not verified again: {result.status}")
+        else:
+            found = tuple(
+                tuple(Refutation(c, (1.0,), 1.0, wanted.files.method) for c in case.specification.conjunctions)
+                for case in asked.cases
+            )
+            result = Result(Verified(found, asked.cases), load(wanted.files.network), asked, 0.0, ())
         write_certificate(result, wanted.files.certificate, timeout=wanted.seconds)
     except BournError as error:
         return Told(wanted.files, NONE, str(error))

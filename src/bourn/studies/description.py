@@ -22,6 +22,9 @@ STUDIES = ("adversarial-error", "minimum-distortion", "ladder")
 ATTACK, PREDICTIONS = "pgd", "predictions"
 """The name of the attack among methods, and what stands for a file of labels where the networks' predictions are meant."""
 
+SPLITTING = "branch-and-bound"
+"""The name of splitting neurons among methods: exact where it comes to its end."""
+
 CASCADE = ("fast-lin", "crown", ATTACK)
 """What is asked before LP-ALL, whose verdict all of these imply."""
 
@@ -99,10 +102,11 @@ class Description:
     """A study: one kind of question about every image, network, radius and method.
 
     ``clip``: the range of every entry of an input, or None; ``cascade``: the methods, and "pgd", that may decide an image before
-    LP-ALL or a MILP does, cheapest first;
+    LP-ALL, a MILP or branch and bound does, cheapest first;
     ``precision``: of minimum-distortion's radii, relative, by method where they differ ("" for the
     others); ``losses``: whether ladders are to say where bounds are lost; ``bracket``: whether it is to be shown for images that
-    LP-ALL leaves open that they lie beyond every layer-wise method; ``limit``: seconds of a MILP for each image.
+    LP-ALL leaves open that they lie beyond every layer-wise method; ``limit``: seconds of a MILP or of branch
+    and bound for each image.
 
     Defaults are those of Salman et al. 2019: errors on balls clipped to [0, 1] with the labels given, distortions without clip
     and with the predictions for labels.
@@ -126,6 +130,8 @@ class Description:
             object.__setattr__(self, "name", self.study)
         _check(bool(self.networks), "there is no network")
         _check(bool(self.methods), "there is no method")
+        fits = self.study == "adversarial-error" or SPLITTING not in self.methods
+        _check(fits, f"{SPLITTING}: only adversarial-error asks it; choose one of bourn methods")
         names = [n.name for n in self.networks]
         twice = next((n for n in names if names.count(n) > 1), None)
         _check(twice is None, f"two networks are called {twice!r}; one entry takes several radii")
@@ -301,7 +307,7 @@ def _switch(table: Mapping[str, Any], key: str, default: bool) -> bool:
 
 
 def _method(name: str) -> str:
-    return name if name == ATTACK else method(name).name
+    return name if name in (ATTACK, SPLITTING) else method(name).name
 
 
 def _clip(value: Any) -> tuple[float, float] | None:

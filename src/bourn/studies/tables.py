@@ -13,7 +13,7 @@ from typing import Any
 
 from bourn.solvers.methods import MILP
 from bourn.studies.competition import ANSWERS, COMPETITION, Answer
-from bourn.studies.description import ATTACK
+from bourn.studies.description import ATTACK, SPLITTING
 from bourn.studies.store import Record, Store
 
 Cell = str | int | float | None
@@ -102,7 +102,7 @@ def _by_method(records: Iterable[Record]) -> dict[str, list[Record]]:
 def _errors(records: Sequence[Record]) -> Row:
     """Percent of the images: wrong, attacked or wrong (a lower value), and not certified, method by method (upper values)."""
     row = _heading(records)
-    by_method = _by_method(records)
+    by_method, exact, met = _by_method(records), (MILP, SPLITTING), ("wrong", "attacked")
     row["images"] = max(map(len, by_method.values()))
     row["error %"] = _percent(records, lambda r: _outcome(r) == "wrong")
     for name, own in by_method.items():
@@ -111,9 +111,9 @@ def _errors(records: Sequence[Record]) -> Row:
             # What comes first in a cascade sees every image but the wrong ones, so its own figure can be told.
             row[f"{first} %"] = _percent(own, lambda r, first=first: r.result["decided_by"] != first)  # type: ignore[misc]
         if ATTACK in (*own[0].task["options"]["cascade"], own[0].task["method"]):
-            row[f"{ATTACK} %"] = _percent(own, lambda r: _outcome(r) in ("wrong", "attacked") and r.result["decided_by"] != MILP)
-        if own[0].task["method"] == MILP:
-            row[f"{name} lower %"] = _percent(own, lambda r: _outcome(r) in ("wrong", "attacked"))
+            row[f"{ATTACK} %"] = _percent(own, lambda r: _outcome(r) in met and r.result["decided_by"] not in exact)
+        if own[0].task["method"] in exact:
+            row[f"{name} lower %"] = _percent(own, lambda r: _outcome(r) in met)
         if own[0].task["method"] != ATTACK:
             row[f"{name} %"] = _percent(own, lambda r: _outcome(r) != "certified")
     outcomes: dict[int, set[str]] = {}
