@@ -12,12 +12,17 @@ from torch import Tensor
 from bourn.certificates.splits import Leaf, Part, Split, SplitTree, covers
 from bourn.deadline import NEVER, Deadline
 from bourn.network.graph import Graph
-from bourn.problem.input_set import Box, box
+from bourn.problem.input_set import Box, box, linf_ball
 from bourn.problem.problem import Problem
 from bourn.problem.specification import Conjunction, Row, Specification
+from bourn.relaxations.base import ElementWise
 from bourn.relaxations.clip import Clip
+from bourn.relaxations.gelu import Gelu
 from bourn.relaxations.leaky_relu import LeakyReLU
 from bourn.relaxations.relu import ReLU
+from bourn.relaxations.sigmoid import Sigmoid
+from bourn.relaxations.sine import Sine
+from bourn.relaxations.tanh import Tanh
 from bourn.solvers.branch_and_bound import BranchAndBound
 from bourn.solvers.branching import BRANCHING_INPUTS, BRANCHING_NEURONS
 from bourn.solvers.input_splitting import InputSplitting
@@ -25,6 +30,7 @@ from bourn.solvers.methods import method
 from bourn.solvers.neuron_splitting import NeuronSplitting
 from bourn.solvers.split_ascent import Climb
 from bourn.solvers.subproblems import Outcome, Splitting
+from bourn.solvers.value_splitting import ValueSplitting
 from bourn.solvers.ways import Way
 from networks import Exact, Layers, at_most, convolutional, mlp, random, residual, small_box
 
@@ -33,6 +39,7 @@ HOWS: dict[str, Splitting] = {
     "input": InputSplitting(batch=64),
     "input, other rules": InputSplitting(batch=64, rule="smear", memory=0),
     "neurons": NeuronSplitting(),
+    "values": ValueSplitting(batch=8),
     "neurons, look-ahead": NeuronSplitting(ways=(Way("babsr", ahead=4),)),
     "neurons, no memory": NeuronSplitting(ways=(Way("widest", again=Climb(steps=2)),), memory=0, climb=Climb(steps=1)),
 }
@@ -127,6 +134,34 @@ def test_other_nonlinearities_by_input(kind: str) -> None:
         assert not case.ask(InputSplitting(), above(case.row, case.least), most=60).refuted
         problem, inner = case.problem, method("ibp").prepare(case.graph, case.box).bounds
         assert not (BranchAndBound().run(problem, [0], inner, lambda x: False, Deadline(1.0)) or Outcome({}, {}, 0)).refuted
+
+
+SMOOTH: dict[str, tuple[ElementWise, ...]] = {
+    "sigmoid, tanh": (Sigmoid(), Tanh()),
+    "clip, leaky ReLU": (Clip(-1.0, 1.0), LeakyReLU(1.5)),
+    "sine, GELU": (Sine(), Gelu()),
+}
+
+
+@pytest.mark.parametrize("functions", SMOOTH)
+def test_values_of_any_function_are_split(functions: str) -> None:
+    """A little below the least value met all is refuted, by leaves that cover the box; what is met is never refuted."""
+    for seed, memory in enumerate((0, 1 << 30)):
+        layers = Layers((1, 3), random(seed), grid=False)
+        graph = residual(layers, 3, 2, 2, SMOOTH[functions]) if seed else mlp(layers, [4, 4], 2, SMOOTH[functions])
+        box_ = linf_ball(torch.zeros(1, 1, 3), 0.6)
+        points = box_.sample(20_000, random(7))[0]
+        row = Row.of({0: Fraction(1), 1: Fraction(-1, 2)})
+        values = graph.evaluate(points).flatten(1) @ torch.tensor([1.0, -0.5], dtype=torch.float64)
+        least, spread = Fraction(float(values.min())), Fraction(float(values.max() - values.min()))
+        for threshold, holds in ((least - spread / 5, True), (least, False)):
+            problem = Problem(graph, box_, Specification((above(row, threshold),)))
+            inner = method("crown").prepare(graph, box_).bounds
+            outcome = ValueSplitting(memory=memory).run(problem, [0], inner, lambda x: False, NEVER, 400 if holds else 20)
+            assert bool(outcome.refuted) is holds, (seed, outcome)
+            assert holds or at_most(outcome.bounds[0], Fraction(1, 10**9))
+            for tree in outcome.refuted.values():
+                assert covers([leaf.splits for leaf in tree.leaves])
 
 
 @pytest.mark.parametrize("how", HOWS)

@@ -29,6 +29,7 @@ from bourn.solvers.input_splitting import InputSplitting
 from bourn.solvers.methods import Method, method
 from bourn.solvers.neuron_splitting import NeuronSplitting
 from bourn.solvers.subproblems import Splitting
+from bourn.solvers.value_splitting import ValueSplitting
 from bourn.studies.description import Description
 from bourn.studies.engines import InProcess
 from bourn.studies.running import Study, run
@@ -94,11 +95,14 @@ def test_other_input_sets(name: str, norm: int, device: str) -> None:
     compare(method(name), graph, lp_ball(center, 0.2, norm=norm, clip=(0, 1)), device)
 
 
+FEW = DualAscent(steps=4)
+HOWS: tuple[Splitting, ...] = (InputSplitting(batch=16), NeuronSplitting(), ValueSplitting(root=FEW, ascent=FEW))
+
 HARD: Mapping[str, tuple[float, str]] = {"verified": (-0.05, "unsat"), "falsified": (0.05, "sat")}
 
 
 @DEVICES
-@pytest.mark.parametrize("how", [InputSplitting(batch=16), NeuronSplitting()], ids=["inputs", "neurons"])
+@pytest.mark.parametrize("how", HOWS, ids=lambda how: how.name)
 @pytest.mark.parametrize("above", HARD)
 def test_splitting(how: Splitting, above: str, device: str) -> None:
     """Around the minimum over a grid of points, which no bound before splitting reaches."""
@@ -115,7 +119,7 @@ def test_splitting(how: Splitting, above: str, device: str) -> None:
         def accept(x: Tensor) -> bool:
             return float(problem.network.evaluate(x[None])) <= least + shift
 
-        outcome = how.run(problem, [0], inner, accept, Deadline(10.0))
+        outcome = how.run(problem, [0], inner, accept, Deadline(60.0))
     assert outcome.found if status == "sat" else outcome.refuted
 
 

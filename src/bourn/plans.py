@@ -11,6 +11,7 @@ from bourn.solvers.branch_and_bound import BranchAndBound
 from bourn.solvers.input_splitting import InputSplitting
 from bourn.solvers.methods import Method, method
 from bourn.solvers.neuron_splitting import NeuronSplitting
+from bourn.solvers.value_splitting import ValueSplitting
 
 
 class Stand(Enum):
@@ -54,6 +55,7 @@ CHEAP_FIRST = Plan(
         BranchAndBound(InputSplitting(), share=0.85),
         Bounding(patient(method("alpha-crown-all"), 0.5), Stand.ON_TOP),
         BranchAndBound(NeuronSplitting()),
+        BranchAndBound(ValueSplitting()),
         Bounding(patient(method("lp-all"), 0.7), Stand.ON_TOP),
     )
 )

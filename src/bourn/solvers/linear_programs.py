@@ -186,6 +186,19 @@ class LinearPrograms:
         which = torch.arange(len(objectives), device=closed.device)
         return torch.maximum(closed, self.evaluate(program, rows, objectives.constant, mus, which).lower), values
 
+    def points(self, objectives: Objectives, deadline: Deadline) -> Tensor | None:
+        """The inputs (M, *input_shape) of the LPs' solutions, for a batch of one; None where there is no LP."""
+        (lp,), (program,) = self._lps, self._single
+        if lp is None:
+            return None
+        try:
+            costs = lp.rows(output_rows(program.graph, objectives)).matrix
+        except ValueError:
+            return None
+        points = np.zeros((len(objectives), lp.count))
+        self._solve(lp, costs, deadline, points)
+        return lp.point(points)[0]
+
     def multipliers(self, rows: dict[int, Tensor]) -> dict[int, Multipliers] | None:
         """The optimal multipliers of rows {node: (1, M, *shape)}, for a batch of one; None where there is no LP for them."""
         (lp,), (program,) = self._lps, self._single

@@ -7,7 +7,6 @@ dear ones, which tighten the inner bounds again under all splits, take turns as 
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import math
 import time
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bourn.certificates.evidence import refutes
-from bourn.certificates.splits import Leaf, Part, Split, SplitTree
+from bourn.certificates.splits import Part, Split
 from bourn.deadline import Deadline
 from bourn.interval import Interval
 from bourn.problem.input_set import Box
@@ -29,9 +28,10 @@ from bourn.program.relaxed import start, with_bounds
 from bourn.relaxations.base import LineRule
 from bourn.solvers.base import output_rows
 from bourn.solvers.branching import BRANCHING_NEURONS, Scene
+from bourn.solvers.frontier import Frontier, OpenPart
 from bourn.solvers.retightening import tighten
 from bourn.solvers.split_ascent import Climb
-from bourn.solvers.subproblems import Accept, Outcome, Path, Splitting, WeightedRows, leaf, try_points
+from bourn.solvers.subproblems import Accept, Outcome, Path, Splitting, WeightedRows, try_points
 from bourn.solvers.ways import Record, Way, choose
 
 METHOD = "dual ascent with multipliers for splits"
@@ -74,25 +74,15 @@ class NeuronSplitting(Splitting):
         """One tree for all conjunctions; raises ``CannotSplit`` where the network has unstable neurons that are not split."""
         run = _Run(self, problem, open_, inner, accept, deadline)
         found = run.loop(most)
-        bounds = {k: run.bound(k) for k in open_ if run.left(k)}
-        refuted = {k: SplitTree(problem.conjunctions[k], tuple(run.leaves[k])) for k in open_ if k not in bounds and not found}
-        return Outcome(refuted, bounds, run.done, len(run.everything()), run.stopped, found)
+        return run.tree.outcome(problem, run.done, run.stopped, found)
 
 
 @dataclass(eq=False)
-class _Part:
-    """An open subproblem: bounds (1, N), of every open conjunction its multipliers and value, a bound that was stated; its path."""
+class _Part(OpenPart):
+    """An open subproblem: bounds (1, N), and of every open conjunction its multipliers too."""
 
     parts: Parts
-    path: Path
     chosen: dict[int, Multiplied]
-    values: dict[int, float]
-    stated: dict[int, float]
-
-    @property
-    def worst(self) -> float:
-        """The least value of the conjunctions that are open in it; 0 where none is."""
-        return min(self.values.values(), default=0.0)
 
 
 class _Run:
@@ -118,48 +108,30 @@ class _Run:
         self.layer = torch.zeros(self.shared.count, dtype=torch.int64, device=problem.network.device)
         for number, own in enumerate(self.shared.place.values()):
             self.layer[own] = number
-        self.heap: list[tuple[float, int, _Part]] = []
-        self.counter = itertools.count()
-        self.leaves: dict[int, list[Leaf]] = {k: [] for k in open_}
-        self.stuck: list[_Part] = []
+        self.tree: Frontier[_Part] = Frontier(open_, (17 + 8 * len(open_)) * max(1, self.shared.count), how.memory)
         self.points: list[Tensor] = []
         self.records = [Record(way) for way in how.ways]
-        self.done, self.stopped, self.newest_first = 0, "", False
-
-    def everything(self) -> list[_Part]:
-        """All open subproblems."""
-        return [*(part for _, _, part in self.heap), *self.stuck]
-
-    def left(self, k: int) -> bool:
-        return any(k in part.stated for part in self.everything())
-
-    def bound(self, k: int) -> float:
-        """A lower bound of a conjunction over everything that is open."""
-        return min(part.stated[k] for part in self.everything() if k in part.stated)
+        self.done, self.stopped = 0, ""
 
     def loop(self, most: float) -> bool:
         """Split until nothing is open or a limit is reached; True if a counterexample was found."""
         parts = self.shared.root()
-        root = _Part(parts, Path(), {}, dict.fromkeys(self.groups, -math.inf), dict.fromkeys(self.groups, -math.inf))
+        nothing = dict.fromkeys(self.groups, -math.inf)
+        root = _Part(Path(), dict(nothing), dict(nothing), parts, {})
         for k, group in self.groups.items():
             weights = torch.zeros(1, len(self.rows), device=parts.lower.device)
             weights[0, group] = 1.0 / len(group)
             root.chosen[k] = self.shared.begin(parts, weights)
         if self._bound([root], self.how.root):
             return True
-        size = 32 * max(1, self.shared.count)
         for number in itertools.count():
-            if not self.heap:
+            if not len(self.tree):
                 break
             if self.deadline.left <= 0 or self.done >= most:
                 self.stopped = "out of time" if self.deadline.left <= 0 else f"after {self.done} subproblems"
                 return False
-            if not self.newest_first and len(self.heap) * size > self.how.memory:
-                self.newest_first = True
-                self.heap = [(-float(n), n, part) for _, n, part in self.heap]
-                heapq.heapify(self.heap)
-            record, seconds = choose(self.records, number, len(self.heap), self.deadline.left)
-            own = [heapq.heappop(self.heap)[2] for _ in range(min(record.batch, len(self.heap)))]
+            record, seconds = choose(self.records, number, len(self.tree), self.deadline.left)
+            own = self.tree.take(record.batch)
             began, before = time.monotonic(), torch.tensor([part.worst for part in own])
             children = self._halves(own, record.way, self.deadline.within(seconds))
             if self._bound(children, self.how.climb):
@@ -169,7 +141,7 @@ class _Run:
             less, more = gains.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(0, 1).sort(0).values
             record.add(number, took, less, more)
             record.batch = max(1, min(self.how.batch, 2 * record.batch, int(len(own) * self.how.seconds / max(took, 1e-6))))
-        if self.stuck:
+        if self.tree.stuck:
             self.stopped = "subproblems without an unstable neuron that no bound refutes"
         return False
 
@@ -187,7 +159,7 @@ class _Run:
         ):
             z, entry = self.shared.name(neuron)
             path = own.path.then(Split(self.problem.network.nodes[z].name, entry, 0.0, part))
-            children.append(_Part(halves[i : i + 1], path, dict(own.chosen), dict(own.values), dict(own.stated)))
+            children.append(_Part(path, dict(own.values), dict(own.stated), halves[i : i + 1], dict(own.chosen)))
         return children
 
     def _neurons(self, parts: Parts, chosen: Multiplied, way: Way) -> Tensor:
@@ -231,10 +203,9 @@ class _Run:
             if not child.chosen:
                 continue
             if bool(child.parts.open.any()) or self.deadline.left <= 0:
-                number = next(self.counter)
-                heapq.heappush(self.heap, (-float(number) if self.newest_first else child.worst, number, child))
+                self.tree.add(child)
             elif not self._exact(child):
-                self.stuck.append(child)
+                self.tree.stuck.append(child)
         worst = value.argsort()[:32]
         worst = worst[value[worst] <= 0]
         tried = torch.cat([x[worst].to(torch.float64), *self.points]).reshape(-1, *self.problem.box.shape)
@@ -243,8 +214,8 @@ class _Run:
         return bool(len(points)) and try_points(self.rows, list(self.groups.values()), points, self.accept)
 
     def _close(self, child: _Part, k: int, weights: Tensor, bound: float, method: str) -> None:
-        self.leaves[k].append(leaf(child.path, weights, bound, method))
-        del child.chosen[k], child.values[k], child.stated[k]
+        self.tree.close(child, k, weights, bound, method)
+        del child.chosen[k]
 
     def _state(self, parts: Parts, chosen: Multiplied) -> Tensor:
         """Lower bounds (B,) on the whole network, valid in exact arithmetic."""

@@ -112,6 +112,10 @@ class Optimised(OnProgram):
         best, values = self.models.both_sides(objectives, closed, self.deadline)
         return self._solution(objectives, best), values
 
+    def points(self, objectives: Objectives) -> Tensor | None:
+        """The inputs (M, *input_shape) of the LPs' solutions, for a batch of one; None where there is no LP."""
+        return self.models.points(objectives, self.deadline)
+
     def weights(self, objectives: Objectives) -> Tensor | None:
         return self.models.weights(objectives, self.deadline)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ from bourn.interval import Interval
 from bourn.network.graph import Graph
 from bourn.problem.problem import Objectives, Problem
 from bourn.problem.specification import Row
-from bourn.program.linear_bounds import Multipliers, back_substitute
+from bourn.program.linear_bounds import Multipliers, RowBounds, back_substitute
 from bourn.program.relaxed import RelaxedProgram
 from bourn.rounding import UNIT, down, gamma
 from bourn.solvers.base import output_rows
@@ -128,9 +128,15 @@ class WeightedRows:
 
     def state(self, program: RelaxedProgram, weights: Tensor, multipliers: Mapping[int, Multipliers] | None = None) -> Tensor:
         """Lower bounds (B,) of the weighted sums, valid in exact arithmetic."""
+        return self.trace(program, weights, (), multipliers)[0]
+
+    def trace(
+        self, program: RelaxedProgram, weights: Tensor, keep: Container[int], multipliers: Mapping[int, Multipliers] | None = None
+    ) -> tuple[Tensor, RowBounds]:
+        """The same, and the rows that they come from on the nodes ``keep``."""
         rows, constant = self.rows(weights)
-        found = back_substitute(program, rows, constant, (), multipliers).lower
-        return down(found - self.error(program, weights))[:, 0]
+        found = back_substitute(program, rows, constant, keep, multipliers)
+        return down(found.lower - self.error(program, weights))[:, 0], found
 
     def values(self, x: Tensor) -> Tensor:
         """Values (N, K) of the rows at points x (N, *input_shape), to float64 rounding."""
