@@ -29,7 +29,8 @@ from bourn.solvers.back_substitution import BackSubstitution
 from bourn.solvers.base import output_rows
 from bourn.solvers.cutting_planes import CuttingPlanes
 from bourn.solvers.dual_ascent import DualAscent
-from bourn.solvers.methods import BARRIER, BEYOND, METHODS, OUTSIDE, Exactness, Method, View, method
+from bourn.solvers.methods import BARRIER, BEYOND, METHODS, Exactness, Method, View, method
+from bourn.solvers.outside import OUTSIDE
 from bourn.solvers.simplex import Simplex
 from bourn.solvers.zonotope import Zonotope
 from networks import random
@@ -61,8 +62,6 @@ def at_the_optimum(m: Method, inner: Mapping[int, Interval]) -> Tensor:
     """The values of a method's solver on given inner bounds; of ascent the best of many steps and of the LP's multipliers."""
     graph, ball = many()
     objectives = singly(NETWORKS)
-    if isinstance(m.solver, CuttingPlanes):
-        return dataclasses.replace(m.solver, rounds=100, least=0.0).prepare(graph, ball, inner=inner).minimise(objectives).bound[0]
     if not isinstance(m.solver, DualAscent):
         return m.solver.prepare(graph, ball, inner=inner).minimise(objectives).bound[0]
     # What slopes reach, multipliers reach: slopes are a way to write some of them.
@@ -151,12 +150,23 @@ def test_a_special_case_is_nowhere_above(name: str, other: str) -> None:
     assert int(better.sum()) > NETWORKS // 10
 
 
+@cache
+def with_planes(name: str) -> Tensor:
+    """A method's values of fewer of these networks, with as many planes as it finds."""
+    m, count = method(name), 20
+    if isinstance(m.solver, CuttingPlanes):
+        m = dataclasses.replace(m, solver=dataclasses.replace(m.solver, rounds=100, least=0.0))
+    graph = side_by_side(count, (3, 5, 5, OUTPUTS), 7)
+    ball = linf_ball(torch.zeros(1, *graph.input_shape, dtype=torch.float64), 0.4)
+    return m.prepare(graph, ball).minimise(singly(count)).bound[0].reshape(count, OUTPUTS)
+
+
 @pytest.mark.parametrize(("name", "other"), TIGHTER)
 def test_what_lies_beyond_is_nowhere_below(name: str, other: str) -> None:
     """On its own inner bounds, which are the other's or better; and often above, so that this can fail."""
-    less, own = on_its_own(other)[1], on_its_own(name)[1]
+    less, own = with_planes(other), with_planes(name)
     assert bool((less <= own + 1e-6).all())
-    assert int((less < own - 1e-4).reshape(NETWORKS, OUTPUTS).any(1).sum()) > NETWORKS // 10
+    assert int((less < own - 1e-4).any(1).sum()) > len(own) // 10
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def write_certificate(
 def level_of(method: str) -> Level:
     """Where to begin, by the name of the method that refuted."""
     words = method.split()[0]
-    if words.startswith(("lp-", "planet", "milp")):
+    if words.startswith(("lp-", "planet", "milp", "anderson", "k-relu", "cuts")):
         return Level.LINEAR_PROGRAM
     return Level.ASCENT if words.startswith(("alpha", "dvijotham", "split")) else Level.CLOSED_FORM
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from bourn.solvers.methods import BARRIER, METHODS, OUTSIDE, Method, View
+from bourn.solvers.methods import BARRIER, METHODS, Method, View
+from bourn.solvers.outside import OUTSIDE
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -14,7 +14,8 @@ from typing import Any
 
 from bourn.cli.pictures import ATTACK, INK, new_figure, save
 from bourn.cli.pictures import BARRIER as NAVY
-from bourn.solvers.methods import BARRIER, METHODS, OUTSIDE, Method, View
+from bourn.solvers.methods import BARRIER, METHODS, Method, View
+from bourn.solvers.outside import OUTSIDE
 
 Methods = tuple[Method, ...]
 Places = dict[str, tuple[int, int]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -25,25 +25,34 @@ from bourn.rounding import TINY, gamma
 
 @dataclass(frozen=True, eq=False)
 class Planes:
-    """K planes of one problem: ``rows`` {node: (K, size of the node)} of x at most ``limits`` (K,), in exact arithmetic."""
+    """K planes of one problem: ``rows`` {node: (K, size of the node)} of x at most ``limits`` (K,), in exact arithmetic.
+
+    ``before``: more summands, on what element-wise nodes read, which an LP has as columns of such a node.
+    """
 
     rows: Mapping[int, Matrix]
     limits: np.ndarray
+    before: Mapping[int, Matrix] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.limits)
 
     def take(self, which: np.ndarray) -> Planes:
         """Some of them, by number or mask."""
-        return Planes({v: own[which] for v, own in self.rows.items()}, self.limits[which])
+        rows, before = ({v: own[which] for v, own in some.items()} for some in (self.rows, self.before))
+        return Planes(rows, self.limits[which], before)
 
     @classmethod
     def join(cls, parts: Sequence[Planes], program: RelaxedProgram) -> Planes:
         """The planes of all parts, one after the other."""
-        nodes = sorted({v for part in parts for v in part.rows})
-        sizes = {v: program.graph.nodes[v].size for v in nodes}
-        rows = {v: Matrix(sparse.vstack([p.rows.get(v, Matrix((len(p), sizes[v]))) for p in parts], format="csr")) for v in nodes}
-        return cls(rows, np.concatenate([np.zeros(0), *(p.limits for p in parts)]))
+
+        def stacked(own: Sequence[Mapping[int, Matrix]]) -> dict[int, Matrix]:
+            sizes = {v: program.graph.nodes[v].size for rows in own for v in rows}
+            every = {v: [r.get(v, Matrix((len(p), n))) for r, p in zip(own, parts, strict=True)] for v, n in sizes.items()}
+            return {v: Matrix(sparse.vstack(some, format="csr")) for v, some in every.items()}
+
+        limits = np.concatenate([np.zeros(0), *(p.limits for p in parts)])
+        return cls(stacked([p.rows for p in parts]), limits, stacked([p.before for p in parts]))
 
     def on_columns(self, lp: SparseProgram, row_bytes: int) -> LinearRows:
         """The left-hand sides over an LP's columns."""
@@ -54,23 +63,35 @@ class Planes:
             some = slice(first, min(first + at_once, len(self)))
             dense = {v: torch.from_numpy(own[some].toarray()).reshape(1, -1, *nodes[v].shape) for v, own in self.rows.items()}
             parts.append(lp.rows({v: row.to(lp.program.box.lower.device) for v, row in dense.items()}))
-        matrix = sparse.vstack([Matrix((0, lp.count)), *(p.matrix for p in parts)], format="csr")
-        return LinearRows(Matrix(matrix), np.concatenate([np.zeros(0), *(p.constant for p in parts)]))
+        matrix = Matrix(sparse.vstack([Matrix((0, lp.count)), *(p.matrix for p in parts)], format="csr"))
+        constant = np.concatenate([np.zeros(0), *(p.constant for p in parts)])
+        for v, own in self.before.items():
+            on_columns = lp.before(v, own)
+            matrix, constant = matrix + on_columns.matrix, constant + on_columns.constant
+        return LinearRows(matrix, constant)
+
+    def shifts(self, weights: np.ndarray) -> dict[int, np.ndarray]:
+        """How much of an LP's multipliers, {node: (M, size)}, the summands ``before`` already carry, with these weights (M, K)."""
+        return {v: np.asarray(weights @ own) for v, own in self.before.items()}
 
     def joined(
         self, program: RelaxedProgram, rows: Mapping[int, Tensor], constant: Tensor, weights: np.ndarray
     ) -> tuple[dict[int, Tensor], Tensor, Tensor]:
-        """Rows {node: (1, M, *shape)} and constant (1, M) with the planes added, each times a weight of ``weights`` (M, K).
+        """Rows {node: (1, M, *shape)} and constant (1, M) with the planes added, each times one of ``weights`` (M, K), at least 0.
 
         Where the sums that come out have a lower bound, it less the third tensor (1, M) is one of the rows' own: that is what
-        the additions may have rounded.  Negative weights count as 0.
+        the additions may have rounded.
         """
-        count, weights = constant.shape[1], np.where(weights > 0, weights, 0.0)
+        count = constant.shape[1]
         used = np.flatnonzero(weights.any(0))
         terms, total = len(used) + 2, {v: row.expand(1, count, *row.shape[2:]) for v, row in rows.items()}
         own = Matrix(weights[:, used])
         error = torch.full_like(constant, TINY * (1 + terms))
-        for v, matrix in self.rows.items():
+        planes = dict(self.rows)
+        for v, matrix in self.before.items():
+            (z,) = program.graph.nodes[v].inputs
+            planes[z] = planes[z] + matrix if z in planes else matrix
+        for v, matrix in planes.items():
             shape = (1, count, *program.graph.nodes[v].shape)
             added, sizes = (
                 torch.from_numpy((own @ m[used]).toarray()).to(constant.device).reshape(shape) for m in (matrix, abs(matrix))

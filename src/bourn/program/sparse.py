@@ -300,6 +300,13 @@ class SparseProgram:
             raise ValueError("a node that matters is not bounded")
         return LinearRows(_side_by_side(pieces, count, self.count), constant.cpu().numpy())
 
+    def before(self, node: int, on: Matrix) -> LinearRows:
+        """Rows (M, size) on what free entries of an element-wise node read, as rows on that node's own columns."""
+        entries = self._by_node[node]
+        own = on[:, entries.numbers]
+        return LinearRows(_side_by_side([(entries.first_column, Matrix(own @ entries.positions[0]))], own.shape[0], self.count),
+                          own @ entries.base[0][0])
+
     def point(self, columns: np.ndarray) -> tuple[Tensor, dict[int, Tensor]]:
         """What columns (M, count) say: inputs (M, *input_shape), and values (M, *shape) of nonlinear nodes' free entries."""
         graph, count = self.program.graph, len(columns)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from bourn.errors import UsageError
-from bourn.solvers.methods import BARRIER, METHODS, OUTSIDE, method
+from bourn.solvers.methods import BARRIER, METHODS, method
+from bourn.solvers.outside import OUTSIDE
 from bourn.studies.description import SPLITTING
 
 ATTACKS = ("pgd", "attack")

@@ -18,6 +18,7 @@ from bourn.problem.problem import Objectives
 from bourn.program.cuts import Matrix
 from bourn.program.feasible import relaxed_values
 from bourn.program.multi_input_hulls import MultiInputHulls
+from bourn.program.pair_hulls import PairHulls
 from bourn.program.planes import Finder, Planes
 from bourn.program.relaxed import RelaxedProgram, intersect_outside, start, with_bounds
 from bourn.program.sparse import SparseProgram
@@ -31,7 +32,7 @@ from bourn.solvers.linear_programs import LinearPrograms, by_support
 from bourn.solvers.simplex import Optimised
 from bourn.solvers.tightening import unstable, widest
 
-FINDERS: dict[Kind, type[Finder]] = {Kind.INPUTS: MultiInputHulls}
+FINDERS: dict[Kind, type[Finder]] = {Kind.INPUTS: MultiInputHulls, Kind.PAIRS: PairHulls}
 """What finds the planes of each kind."""
 
 _ABOVE = 1e-6
@@ -175,7 +176,11 @@ class _Cutting:
         mus = {e.node: np.zeros((len(e.rows), 1, len(e.numbers))) for e in self.lp.entries}
         for v, mask, values in self.model.multipliers():
             mus[v][:, 0, mask] = np.stack(values)
-        total, constant, rounded = self.planes.joined(self.program, *rows, self.model.weights()[None])
+        weights = self.model.weights()[None]
+        for e in self.lp.entries:
+            if e.node in self.planes.before:
+                mus[e.node][0] -= self.planes.shifts(weights)[e.node][:, e.numbers]
+        total, constant, rounded = self.planes.joined(self.program, *rows, weights)
         which = torch.zeros(1, dtype=torch.int64, device=constant.device)
         return float(down(self.of.linear.models.evaluate(self.program, total, constant, mus, which).lower - rounded))
 

@@ -26,6 +26,7 @@ class Kind(Enum):
     """Kinds of planes, by the relaxation that all planes of the kind together are."""
 
     INPUTS = "hull over a ReLU's inputs"
+    PAIRS = "hulls of pairs of ReLUs"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from bourn.relaxations.base import LineRule
 from bourn.solvers import papers
 from bourn.solvers.back_substitution import BackSubstitution
 from bourn.solvers.base import Prepared, Solver
-from bourn.solvers.cutting_planes import CuttingPlanes
+from bourn.solvers.cutting_planes import CuttingPlanes, Kind
 from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.forward_linear import ForwardLinear
 from bourn.solvers.interval_propagation import IntervalPropagation
@@ -301,9 +301,19 @@ MILP = "milp"
 
 BEYOND: tuple[Method, ...] = (
     Method(
+        "k-relu",
+        "k-ReLU (pairs), on LP-ALL's bounds",
+        CuttingPlanes((Kind.PAIRS,)),
+        View.PRIMAL,
+        (papers.SINGH_K_RELU,),
+        inner=Simplex(),
+        exactness=Exactness.LIMIT,
+        tighter_than=(BARRIER,),
+    ),
+    Method(
         "anderson",
         "Multi-input hulls of ReLUs, on LP-ALL's bounds",
-        CuttingPlanes(),
+        CuttingPlanes((Kind.INPUTS,)),
         View.PRIMAL,
         (papers.ANDERSON, papers.TJANDRAATMADJA),
         inner=Simplex(),
@@ -311,13 +321,23 @@ BEYOND: tuple[Method, ...] = (
         tighter_than=(BARRIER,),
     ),
     Method(
-        "anderson-all",
-        "Multi-input hulls of ReLUs, for inner bounds too",
-        CuttingPlanes(),
+        "cuts",
+        "Multi-input hulls and pairs, on LP-ALL's bounds",
+        CuttingPlanes((Kind.INPUTS, Kind.PAIRS)),
         View.PRIMAL,
-        (papers.ANDERSON, papers.TJANDRAATMADJA),
+        (papers.TJANDRAATMADJA, papers.SINGH_K_RELU),
+        inner=Simplex(),
         exactness=Exactness.LIMIT,
-        tighter_than=("anderson",),
+        tighter_than=("anderson", "k-relu"),
+    ),
+    Method(
+        "cuts-all",
+        "Multi-input hulls and pairs, for inner bounds too",
+        CuttingPlanes((Kind.INPUTS, Kind.PAIRS)),
+        View.PRIMAL,
+        (papers.TJANDRAATMADJA, papers.SINGH_K_RELU),
+        exactness=Exactness.LIMIT,
+        tighter_than=(BARRIER,),
     ),
     Method(
         MILP,
@@ -327,53 +347,10 @@ BEYOND: tuple[Method, ...] = (
         (papers.TJENG,),
         inner=DualAscent(steps=300, gap=GAP),
         exactness=Exactness.NETWORK,
-        tighter_than=("anderson-all",),
+        tighter_than=("cuts", "cuts-all"),
     ),
 )
 """What is asked like a method and is none of the class: it may pass the barrier."""
-
-
-@dataclass(frozen=True)
-class Outside:
-    """What is no layer-wise convex relaxation, and so may pass the barrier.
-
-    ``why``: what it has that the class has not.  ``complete``: whether it decides every question in the end.  ``command``:
-    how bourn is asked for it; empty where it cannot be asked yet.
-    """
-
-    name: str
-    why: str
-    papers: tuple[Paper, ...]
-    complete: bool = False
-    command: str = ""
-
-    @property
-    def source(self) -> str:
-        return ", ".join(map(str, self.papers))
-
-    @property
-    def available(self) -> str:
-        return self.command or "not in bourn yet"
-
-
-OUTSIDE: tuple[Outside, ...] = (
-    Outside(
-        "MILP", "a binary variable for every unstable neuron", (papers.TJENG,), complete=True, command="bourn bound --method milp"
-    ),
-    Outside("SMT (Reluplex)", "case distinctions inside a simplex", (papers.KATZ,), complete=True),
-    Outside("Branch and bound", "splits neurons or inputs, relaxes every part", (papers.BUNEL,), True, "bourn verify"),
-    Outside("Cutting planes", "constraints across neurons and layers", (papers.CUTS,)),
-    Outside("k-ReLU, PRIMA", "hulls of several neurons at once", (papers.SINGH_K_RELU, papers.MUELLER)),
-    Outside(
-        "Multi-input hulls",
-        "a neuron's hull over all inputs of its affine map",
-        (papers.ANDERSON, papers.TJANDRAATMADJA),
-        command="bourn bound --method anderson-all",
-    ),
-    Outside("SDP", "products of neurons in a positive semidefinite matrix", (papers.RAGHUNATHAN,)),
-    Outside("Constraint on the output", "inner bounds only where the property is broken", (papers.KOTHA,)),
-)
-"""What lies outside the class."""
 
 
 def method(name: str) -> Method:
