@@ -8,6 +8,7 @@ any multipliers of the octagon's sides say (weak duality in the plane), rounded 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -29,6 +30,9 @@ _TOLERANCE = 1e-6
 
 _WIDEST = 32
 """Of how many neurons of a layer pairs are looked at: those that are the farthest above their function, at least one in a pair."""
+
+_EACH = 2
+"""In how many facets a neuron has a part that are added at a time."""
 
 _NORMALS = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 1)], dtype=np.float64)
 """The directions of an octagon's sides."""
@@ -60,7 +64,7 @@ class _Facets:
 
 
 class PairHulls(Finder):
-    """Of every pair of the neurons that are the farthest above their function the facet that the point is the farthest beyond."""
+    """Of pairs of the neurons that are the farthest above their function the facets that the point is the farthest beyond."""
 
     hull = "hulls of pairs of ReLUs"
 
@@ -82,9 +86,8 @@ class PairHulls(Finder):
             self._learn(program, v, z, numbers[first], int((above[first] > _TOLERANCE).sum()))
             facets = self._facets[v]
             beyond = (facets.outputs * x[facets.pairs]).sum(1) + (facets.inputs * y[facets.pairs]).sum(1) - facets.limits
-            inside = np.isin(facets.pairs, numbers).all(1)
-            which = _deepest(facets.pairs, np.where(inside, beyond, 0.0))
-            which = which[beyond[which] > _TOLERANCE]
+            which = np.flatnonzero((beyond > _TOLERANCE) & np.isin(facets.pairs, numbers).all(1))
+            which = _spread(facets.pairs, which[np.argsort(-beyond[which], kind="stable")])
             if len(which):
                 found.append(_planes(program, v, facets, which))
         return found
@@ -167,12 +170,16 @@ def _limits(sides: np.ndarray, slopes: np.ndarray) -> np.ndarray:
     return limits
 
 
-def _deepest(pairs: np.ndarray, beyond: np.ndarray) -> np.ndarray:
-    """Of every pair the facet that a point is the farthest beyond."""
-    order = np.lexsort((-beyond, pairs[:, 1], pairs[:, 0]))
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = (pairs[order][1:] != pairs[order][:-1]).any(1)
-    return order[first]
+def _spread(pairs: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Of these facets, in this order, one a pair, and :data:`_EACH` an entry."""
+    used: Counter[int] = Counter()
+    kept, seen = [], set()
+    for number, (i, j) in zip(which.tolist(), pairs[which].tolist(), strict=True):
+        if used[i] < _EACH and used[j] < _EACH and (i, j) not in seen:
+            kept.append(number)
+            seen.add((i, j))
+            used.update((i, j))
+    return np.array(kept, dtype=np.int64)
 
 
 def _planes(program: RelaxedProgram, node: int, facets: _Facets, which: np.ndarray) -> Planes:

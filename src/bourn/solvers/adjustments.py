@@ -11,6 +11,7 @@ import torch
 from bourn.device import row_bytes
 from bourn.errors import UsageError
 from bourn.solvers.base import Solver
+from bourn.solvers.cutting_planes import CuttingPlanes
 from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.methods import ASCENT, BARRIER, EXACT, GAP, Method, method
 from bourn.solvers.simplex import Simplex
@@ -59,5 +60,5 @@ def _with_rows(chosen: Method, size: Callable[[int], int]) -> Method:
 
 def patient(chosen: Method, share: float) -> Method:
     """The method with at most this share of the time left for its inner bounds."""
-    assert isinstance(chosen.solver, DualAscent | Simplex)
+    assert isinstance(chosen.solver, CuttingPlanes | DualAscent | Simplex)
     return replace(chosen, solver=replace(chosen.solver, patience=share))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -37,6 +37,10 @@ FINDERS: dict[Kind, type[Finder]] = {Kind.INPUTS: MultiInputHulls, Kind.PAIRS: P
 
 _ABOVE = 1e-6
 """How far HiGHS's value must be above what is enough, relative to 1 and that, for no more planes to be looked for."""
+
+_IDLE = 2
+"""For how many bounds in a row a plane may have no part before it is taken away: measured, with all planes kept LPs take thrice as
+long."""
 
 Rows = tuple[dict[int, Tensor], Tensor]
 """Rows {node: (1, M, *shape)} and their constant (1, M)."""
@@ -140,9 +144,14 @@ class _Cutting:
         self.program, self.finders = of.linear.models.single(problem)[1], of.finders[problem]
         self.wanted = {e.node: mask for e, mask in zip(lp.entries, self.model.masks, strict=True)}
         self.planes = Planes({}, np.zeros(0))
+        self.idle = np.zeros(0, dtype=np.int64)
 
     def solve(self, cost: Matrix, enough: float, rounds: int) -> None:
-        """Add planes until the point breaks none, a round gains little, or the value is more than ``enough``."""
+        """Add planes until the point breaks none, a round gains little, or the value is more than ``enough``.
+
+        Planes that took part in none of the last bounds are taken away first.
+        """
+        self._clear()
         solver, values = self.of.solver, []
         for _ in range(rounds + 1):
             if not self.model.minimise(cost, self.of.deadline):
@@ -158,6 +167,13 @@ class _Cutting:
                 return
         self.of.converged = False
 
+    def _clear(self) -> None:
+        used = self.model.weights() > 0
+        self.idle = np.where(used, 0, self.idle + 1)
+        gone = self.idle > _IDLE
+        self.model.drop(gone)
+        self.planes, self.idle = self.planes.take(~gone), self.idle[~gone]
+
     def _cut(self) -> bool:
         """Whether the last solution's point breaks planes, which are added."""
         x, wanted = self.lp.point(self.model.point()[None])
@@ -168,6 +184,7 @@ class _Cutting:
         rows = found.on_columns(self.lp, self.of.solver.chunk_bytes)
         taken = self.model.add(rows.matrix, found.limits - rows.constant)
         self.planes = Planes.join([self.planes, found.take(taken)], self.program)
+        self.idle = np.append(self.idle, np.zeros(int(taken.sum()), dtype=np.int64))
         self.of.planes += int(taken.sum())
         return bool(taken.any())
 
@@ -197,13 +214,13 @@ def tightened(
 
     Entries of which only planes know the sign stay free, bounded from outside: the relaxed program does not imply it.
     """
-    program = start(graph, box, LineRule.AREA)
+    program, soft = start(graph, box, LineRule.AREA), deadline.part(solver.patience)
     models = LinearPrograms(program, solver.chunk_bytes)
-    cut = Cut(solver, Optimised(solver.relaxed, program, models, deadline), deadline)
+    cut = Cut(solver, Optimised(solver.relaxed, program, models, deadline), soft)
     for z in graph.pre_activations:
         deadline.check()
         known = None if begin is None else begin.get(z)
-        bounds = solver.relaxed.pre_activation(program, models, z, known, deadline, deadline)
+        bounds = solver.relaxed.pre_activation(program, models, z, known, deadline, soft)
         bounds = bounds if known is None else bounds.intersect(known)
         open_ = unstable(graph, z, bounds)
         better = cut.entries(z, bounds, open_, solver.inner_rounds)
@@ -214,5 +231,5 @@ def tightened(
             beyond = intersect_outside(graph, z, beyond, outside[z])
         program = with_bounds(program, z, kept, beyond)
         models.grow(program)
-        cut = Cut(solver, Optimised(solver.relaxed, program, models, deadline), deadline, cut.finders, cut.planes)
-    return cut
+        cut = replace(cut, linear=Optimised(solver.relaxed, program, models, deadline))
+    return replace(cut, deadline=deadline)

@@ -35,7 +35,8 @@ class CuttingPlanes(Solver):
 
     ``rounds``: how often planes are added for one objective, as long as a round gains at least the share ``least`` of what all
     rounds have; ``inner_rounds``: the same for an inner bound, of which there are many.  ``relaxed`` solves the linear programs,
-    whose bounds without planes come first.  ``chunk_bytes`` bounds the memory of one set of rows.
+    whose bounds without planes come first.  ``chunk_bytes`` bounds the memory of one set of rows.  ``patience``: the share of the
+    time left that may go into inner bounds; neurons that are not reached by then keep their bounds in closed form.
     """
 
     kinds: tuple[Kind, ...] = (Kind.INPUTS,)
@@ -43,6 +44,7 @@ class CuttingPlanes(Solver):
     inner_rounds: int = 1
     least: float = 0.005
     chunk_bytes: int = 1 << 23
+    patience: float = 1.0
     relaxed: Simplex = field(default=Simplex())
     solved_by = "LP with cutting planes"
 

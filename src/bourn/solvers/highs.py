@@ -157,6 +157,14 @@ class Model:
         self._added += range(first, first + count)
         return taken
 
+    def drop(self, which: np.ndarray) -> None:
+        """Take rows that were added away again (a mask)."""
+        gone = np.array(self._added, dtype=np.int32)[which]
+        if len(gone):
+            self._highs.deleteRows(len(gone), gone)
+            kept = np.array(self._added, dtype=np.int64)[~which]
+            self._added = (kept - np.searchsorted(gone, kept)).tolist()
+
     def weights(self) -> np.ndarray:
         """What each row added takes part in the last objective's bound with, at least 0; 0 where HiGHS has nothing to say."""
         solution = self._highs.getSolution()
