@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from bourn.interval import Interval
 from bourn.program.relaxed import RelaxedProgram
 from bourn.relaxations.base import Intervals, Nonlinearity, Side, Tensors
 
@@ -125,20 +126,36 @@ class Hull:
         positive = row.clamp(min=0)
         negative = row - positive
         (below, low), (above, high) = self.chosen(choice)
-        mus = mixed(positive, below, negative, above)
-        if self.imposed is None:
-            return mus, (positive * low + negative * high).flatten(2).sum(2)
-        mus = tuple(mu + extra for mu, extra in zip(mus, choice.extra, strict=True))
-        return mus, self._term(row, mus)[1].flatten(2).sum(2)
+        mus, term = mixed(positive, below, negative, above), (positive * low + negative * high).flatten(2)
+        if self._summed is not None:
+            mus = tuple(mu + extra for mu, extra in zip(mus, choice.extra, strict=True))
+            term = term.index_copy(2, self._summed, self._term(row, mus)[1])
+        return mus, term.sum(2)
+
+    @cached_property
+    def _summed(self) -> Tensor | None:
+        """The flat entries that have a summand in any problem; the others' terms are those of their lines."""
+        return None if self.imposed is None else torch.nonzero(self.imposed.flatten(2).any(0)[0])[:, 0]
+
+    def _some(self, t: Tensor) -> Tensor:
+        """The entries with summands of a tensor (B, 1 or M, *shape)."""
+        assert self._summed is not None
+        return t.flatten(2)[..., self._summed]
 
     def _term(self, row: Tensor, mus: Tensors) -> tuple[Tensors, Tensor, Tensor]:
-        """The point at which row * x - mu * z is least, that value (exact lines where an entry is not free), and x there."""
-        points, height = self.operation.attained(self.bounds, row, mus)
+        """Of the entries with summands the point at which row * x - mu * z is least, that value (exact lines where an entry is
+        not free), and x there."""
+        row, mus, bounds = self._some(row), tuple(map(self._some, mus)), self._some_bounds
+        points, height = self.operation.attained(bounds, row, mus)
         value = row * height
         for mu, point in zip(mus, points, strict=True):
             value = value - mu * point
-        fixed = row.clamp(min=0) * self.offsets[0] + row.clamp(max=0) * self.offsets[1]
-        return points, torch.where(self.free, value, fixed), height
+        fixed = row.clamp(min=0) * self._some(self.offsets[0]) + row.clamp(max=0) * self._some(self.offsets[1])
+        return points, torch.where(self._some(self.free), value, fixed), height
+
+    @cached_property
+    def _some_bounds(self) -> Intervals:
+        return tuple(Interval(*(self._some(t[:, None])[:, 0] for t in (b.lower, b.upper))) for b in self.bounds)
 
     def forward(self, z: Tensors, row: Tensor, choice: Choice) -> tuple[Tensor, list[Tensor | None]]:
         """The relaxed point's value behind the node, for its values ``z`` before it, and the gradients of the choice."""
@@ -146,23 +163,27 @@ class Hull:
         (below, low), (above, high) = self.chosen(choice)
         value = torch.where(upward, on_line(below, low, z), on_line(above, high, z))
         positive, negative = row.clamp(min=0), row.clamp(max=0)
-        if self.imposed is None:
-            down, up = self.pulls(choice, z)
-            return value, [
-                *(None if p is None else positive * p for p in down),
-                *(None if p is None else negative * p for p in up),
-            ]
+        down, up = self.pulls(choice, z)
+        gradients = [None if p is None else positive * p for p in down] + [None if p is None else negative * p for p in up]
+        if self._summed is None:
+            return value, gradients
         mus = tuple(mu + extra for mu, extra in zip(mixed(positive, below, negative, above), choice.extra, strict=True))
         points, _, height = self._term(row, mus)
-        toward = tuple((own - point).masked_fill(~self.free, 0.0) for own, point in zip(z, points, strict=True))
+        free, imposed = ~self._some(self.free), ~self._some(self.imposed)  # type: ignore[arg-type]
+        toward = tuple((self._some(own) - point).masked_fill(free, 0.0) for own, point in zip(z, points, strict=True))
         # Through Lambda the value moves by the slope, for mu does, and by the height of the touching point.
-        moved = height
+        moved, rising = height, self._some(upward)
         for low_slope, high_slope, step in zip(below, above, toward, strict=True):
-            moved = moved + torch.where(upward, low_slope, high_slope) * step
-        value = torch.where(self.free, moved, value)
-        down = [positive * toward[0] if adjustable(self.below, i) else None for i in range(len(choice.below))]
-        up = [negative * toward[0] if adjustable(self.above, i) else None for i in range(len(choice.above))]
-        return value, [*down, *up, *(step.masked_fill(~self.imposed, 0.0) for step in toward)]
+            moved = moved + torch.where(rising, self._some(low_slope), self._some(high_slope)) * step
+        value = self._put(value, torch.where(free, self._some(value), moved))
+        parts = [self._some(positive)] * len(down) + [self._some(negative)] * len(up)
+        gradients = [None if g is None else self._put(g, part * toward[0]) for g, part in zip(gradients, parts, strict=True)]
+        return value, [*gradients, *(self._put(torch.zeros_like(row), step.masked_fill(imposed, 0.0)) for step in toward)]
+
+    def _put(self, t: Tensor, some: Tensor) -> Tensor:
+        """A tensor (B, M, *shape) with others at the entries with summands."""
+        assert self._summed is not None
+        return t.flatten(2).index_copy(2, self._summed, some).reshape(t.shape)
 
 
 def adjustable(side: Side, parameter: int) -> bool:
