@@ -32,6 +32,10 @@ class Choice:
         return Choice(tuple(tensors[:first]), tuple(tensors[first:second]), tuple(tensors[second:]))
 
 
+Touching = tuple[Tensors, Tensor, Tensor]
+"""Of the entries with summands the point of the hull at which the term is least, the term, and the value there."""
+
+
 @dataclass(frozen=True, eq=False)
 class Hull:
     """Both sides of a nonlinear node, rows' axis included, its free entries, and those with a summand of mu (None if none).
@@ -121,16 +125,17 @@ class Hull:
         extra = () if self.imposed is None else tuple(own.new_zeros(wide) for own in self.reach)
         return Choice(below, above, extra)
 
-    def through(self, row: Tensor, choice: Choice) -> tuple[Tensors, Tensor]:
-        """A row's multipliers, one (B, M, *shape) an input, and the node's term (B, M)."""
+    def through(self, row: Tensor, choice: Choice) -> tuple[Tensors, Tensor, Touching | None]:
+        """A row's multipliers, one (B, M, *shape) an input, the node's term (B, M), and where it is attained, for summands."""
         positive = row.clamp(min=0)
         negative = row - positive
         (below, low), (above, high) = self.chosen(choice)
         mus, term = mixed(positive, below, negative, above), (positive * low + negative * high).flatten(2)
-        if self._summed is not None:
-            mus = tuple(mu + extra for mu, extra in zip(mus, choice.extra, strict=True))
-            term = term.index_copy(2, self._summed, self._term(row, mus)[1])
-        return mus, term.sum(2)
+        if self._summed is None:
+            return mus, term.sum(2), None
+        mus = tuple(mu + extra for mu, extra in zip(mus, choice.extra, strict=True))
+        touching = self._term(row, mus)
+        return mus, term.index_copy(2, self._summed, touching[1]).sum(2), touching
 
     @cached_property
     def _summed(self) -> Tensor | None:
@@ -142,7 +147,7 @@ class Hull:
         assert self._summed is not None
         return t.flatten(2)[..., self._summed]
 
-    def _term(self, row: Tensor, mus: Tensors) -> tuple[Tensors, Tensor, Tensor]:
+    def _term(self, row: Tensor, mus: Tensors) -> Touching:
         """Of the entries with summands the point at which row * x - mu * z is least, that value (exact lines where an entry is
         not free), and x there."""
         row, mus, bounds = self._some(row), tuple(map(self._some, mus)), self._some_bounds
@@ -157,8 +162,13 @@ class Hull:
     def _some_bounds(self) -> Intervals:
         return tuple(Interval(*(self._some(t[:, None])[:, 0] for t in (b.lower, b.upper))) for b in self.bounds)
 
-    def forward(self, z: Tensors, row: Tensor, choice: Choice) -> tuple[Tensor, list[Tensor | None]]:
-        """The relaxed point's value behind the node, for its values ``z`` before it, and the gradients of the choice."""
+    def forward(
+        self, z: Tensors, row: Tensor, choice: Choice, touching: Touching | None = None
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """The relaxed point's value behind the node, for its values ``z`` before it, and the gradients of the choice.
+
+        ``touching``: what :meth:`through` returned for the same row, if it came by.
+        """
         upward = row > 0
         (below, low), (above, high) = self.chosen(choice)
         value = torch.where(upward, on_line(below, low, z), on_line(above, high, z))
@@ -167,8 +177,10 @@ class Hull:
         gradients = [None if p is None else positive * p for p in down] + [None if p is None else negative * p for p in up]
         if self._summed is None:
             return value, gradients
-        mus = tuple(mu + extra for mu, extra in zip(mixed(positive, below, negative, above), choice.extra, strict=True))
-        points, _, height = self._term(row, mus)
+        if touching is None:
+            mus = tuple(mu + extra for mu, extra in zip(mixed(positive, below, negative, above), choice.extra, strict=True))
+            touching = self._term(row, mus)
+        points, _, height = touching
         free, imposed = ~self._some(self.free), ~self._some(self.imposed)  # type: ignore[arg-type]
         toward = tuple((self._some(own) - point).masked_fill(free, 0.0) for own, point in zip(z, points, strict=True))
         # Through Lambda the value moves by the slope, for mu does, and by the height of the touching point.

@@ -21,7 +21,7 @@ from torch import Tensor
 from bourn.network.affine import Affine
 from bourn.network.graph import Input
 from bourn.problem.input_set import dot
-from bourn.program.hulls import Choice, Hull, mixed, on_line
+from bourn.program.hulls import Choice, Hull, Touching, mixed, on_line
 from bourn.program.linear_bounds import Multipliers
 from bourn.program.relaxed import RelaxedProgram
 from bourn.program.restrict import take_problems
@@ -30,10 +30,12 @@ from bourn.relaxations.base import NO_HINTS, Tensors
 
 @dataclass(eq=False)
 class Evaluation:
-    """The value (B, M), and what the supergradient needs: rows on nonlinear nodes, the row on the input or where it is least."""
+    """The value (B, M), and what the supergradient needs: rows on nonlinear nodes, where their terms are attained, the row on the
+    input or where it is least."""
 
     value: Tensor
     rows: dict[int, Tensor] = field(default_factory=dict)
+    touching: dict[int, Touching | None] = field(default_factory=dict)
     row_on_input: Tensor | None = None
     minimiser: Tensor | None = None
 
@@ -96,14 +98,14 @@ class Lagrangian:
                     _add(pending, source, part.reshape(batch, count, *part.shape[1:]))
                 continue
             found.rows[number] = row
-            mus, value = self._through(number, row, choices.get(number))
+            mus, value, found.touching[number] = self._through(number, row, choices.get(number))
             found.value = found.value + value
             for source, mu in zip(node.inputs, mus, strict=True):
                 _add(pending, source, mu)
         return found
 
-    def _through(self, node: int, row: Tensor, choice: Choice | None) -> tuple[Tensors, Tensor]:
-        """The row on every pre-activation, and the node's term (B, M)."""
+    def _through(self, node: int, row: Tensor, choice: Choice | None) -> tuple[Tensors, Tensor, Touching | None]:
+        """The row on every pre-activation, the node's term (B, M), and where it is attained."""
         if choice is not None:
             return self.hulls[node].through(row, choice)
         positive, lines = row.clamp(min=0), self.program.lines[node]
@@ -111,7 +113,7 @@ class Lagrangian:
         mus = mixed(positive, [s[:, None] for s in lines.lower_slopes], negative, [s[:, None] for s in lines.upper_slopes])
         value = dot(positive.flatten(2), lines.lower_offset.flatten(1)[..., None])
         value = value + dot(negative.flatten(2), lines.upper_offset.flatten(1)[..., None])
-        return mus, value[..., 0]
+        return mus, value[..., 0], None
 
     def gradient(self, found: Evaluation, choices: Mapping[int, Choice]) -> dict[int, list[Tensor | None]]:
         """A supergradient for every tensor of every choice: by the relaxed point at which the value is attained."""
@@ -129,17 +131,18 @@ class Lagrangian:
                 values[number] = value.reshape(batch, count, *value.shape[1:])
             else:
                 z = tuple(values[i] for i in node.inputs)
-                values[number], gradients[number] = self._forward(number, z, found.rows.get(number), choices.get(number))
+                row, touching = found.rows.get(number), found.touching.get(number)
+                values[number], gradients[number] = self._forward(number, z, row, choices.get(number), touching)
         return gradients
 
     def _forward(
-        self, node: int, z: Tensors, row: Tensor | None, choice: Choice | None
+        self, node: int, z: Tensors, row: Tensor | None, choice: Choice | None, touching: Touching | None
     ) -> tuple[Tensor, list[Tensor | None]]:
         """The relaxed point's value behind a nonlinear node, and the gradients of its choice."""
         if row is None:
             row = torch.zeros_like(z[0])
         if choice is not None:
-            return self.hulls[node].forward(z, row, choice)
+            return self.hulls[node].forward(z, row, choice, touching)
         lines = self.program.lines[node]
         low = on_line([s[:, None] for s in lines.lower_slopes], lines.lower_offset[:, None], z)
         high = on_line([s[:, None] for s in lines.upper_slopes], lines.upper_offset[:, None], z)

@@ -180,7 +180,7 @@ class ReducedLagrangian:
             if row is None:
                 continue
             found.rows[v] = row
-            (mu,), value = self.hulls[v].through(row, choices[v])
+            (mu,), value, _ = self.hulls[v].through(row, choices[v])
             layer = self.layers[v]
             found.value = found.value + value + (mu * layer.constant[:, None]).sum(2)
             on_input = torch.baddbmm(on_input, mu, layer.on_input)
