@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
@@ -17,7 +19,7 @@ import pytest
 from bourn.errors import BournError
 from bourn.formats.toml import read_toml
 from bourn.studies.description import Description
-from bourn.studies.engines import Dask, Done, Engine, InProcess, Processes
+from bourn.studies.engines import Dask, Done, Engine, InProcess, Processes, _spawning, each
 from bourn.studies.jobs import Job
 from bourn.studies.running import Study, run
 from bourn.studies.store import Record, Store
@@ -169,6 +171,40 @@ def test_ctrl_c_keeps_the_answers_says_so_and_leaves_no_process(tmp_path: Path) 
     assert err.splitlines()[-1] == f"bourn: interrupted; all {there} answers of 2000 are in {path}, and the same command goes on"
     assert 0 < there < 2000
     assert _group_is_gone(process.pid)
+
+
+def test_ctrl_c_while_a_worker_starts_is_answered_by_the_parent_alone() -> None:
+    asks = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print(signal.SIGINT in signal.sigpending())"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    reached = []
+    try:
+        with pytest.raises(KeyboardInterrupt), _spawning():  # noqa: PT012
+            os.kill(os.getpid(), signal.SIGINT)
+            child = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, check=True)
+            reached.append(child.stdout)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert reached == ["True\n"]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def _slowly(number: int) -> int:
+    time.sleep(0.2 * number)
+    return number
+
+
+def test_ctrl_c_ends_what_is_done_item_by_item() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        found = each(_slowly, [0, 1, 600], 2)
+        assert [next(found), next(found)] == [0, 1]
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            next(found)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.slow

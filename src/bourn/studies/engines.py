@@ -13,10 +13,12 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from multiprocessing import resource_tracker
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -70,34 +72,50 @@ class Processes(Engine):
         self._pool: ProcessPoolExecutor | None = None
 
     def run(self, jobs: deque[Job], networks: Mapping[str, bytes]) -> Iterator[Done]:
-        # Spawned, for a fork of a process whose libraries have threads can hang.
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(self.workers, context, _begin_worker, (dict(networks),))
+        self._pool = _pool(self.workers, networks)
         given: dict[Future[list[Found]], Job] = {}
-        try:
+        # Not concurrent.futures.wait, in which Ctrl-C can leave a lock behind that the pool's own thread then waits for.
+        done: SimpleQueue[Future[list[Found]]] = SimpleQueue()
+        with _lost_workers():
             while jobs or given:
                 while jobs and len(given) < _AHEAD * self.workers:
                     job = jobs.popleft()
                     with _spawning():
-                        given[self._pool.submit(_work_here, job)] = job
-                for future in wait(given, return_when=FIRST_COMPLETED).done:
-                    yield given.pop(future), future.result()
-        except BrokenProcessPool:
-            raise BournError(
-                "a worker process died, perhaps for want of memory; what was found is kept, and the same command goes on"
-            ) from None
+                        future = self._pool.submit(_work_here, job)
+                    given[future] = job
+                    future.add_done_callback(done.put)
+                future = done.get()
+                yield given.pop(future), future.result()
 
     def close(self) -> None:
-        if self._pool is None:
-            return
-        # A job may take minutes, and nobody waits for its answer any more.
-        processes = list((self._pool._processes or {}).values())
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
+        if self._pool is not None:
+            _end(self._pool)
         self._pool = None
+
+
+def _pool(workers: int, networks: Mapping[str, bytes]) -> ProcessPoolExecutor:
+    # Spawned, for a fork of a process whose libraries have threads can hang.
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker, (dict(networks),))
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """A job may take minutes, and nobody waits for its answer any more."""
+    processes = list((pool._processes or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join()
+
+
+@contextmanager
+def _lost_workers() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        raise BournError(
+            "a worker process died, perhaps for want of memory; what was found is kept, and the same command goes on"
+        ) from None
 
 
 _networks: Mapping[str, bytes] = {}
@@ -109,6 +127,7 @@ def _begin_worker(networks: Mapping[str, bytes]) -> None:
 
     global _networks
     _networks = networks
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as _spawning has seen to, but for Windows
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -127,16 +146,16 @@ def _work_here(job: Job) -> list[Found]:
 
 @contextmanager
 def _spawning() -> Iterator[None]:
-    """What is started in here has one thread and leaves Ctrl-C to its parent, from its first moment on."""
+    """What is started in here has one thread and leaves Ctrl-C to its parent, from its first moment on.
+
+    Ctrl-C while in here is answered at the end: ignored, which processes inherit too, it would be lost.
+    """
     threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     os.environ.update(dict.fromkeys(threads, "1"))
-    here = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if here else None
     try:
-        yield
+        with _holding_interrupts():
+            yield
     finally:
-        if here:
-            signal.signal(signal.SIGINT, handler)
         for name, value in threads.items():
             if value is None:
                 del os.environ[name]
@@ -144,15 +163,43 @@ def _spawning() -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def _holding_interrupts() -> Iterator[None]:
+    """Blocks SIGINT in this thread and all that it starts; one that another thread took waits too."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # its start would unblock the signal
+    held: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+        if held:
+            signal.raise_signal(signal.SIGINT)
+
+
 def each(function: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
-    """What a function says of every item, in order, by so many processes; raises :class:`UsageError` for fewer than one."""
+    """What a function says of every item, in order, by so many processes.
+
+    Raises :class:`UsageError` for fewer than one, :class:`bourn.errors.BournError` where one is lost.
+    """
     if workers < 1:
         raise UsageError(f"{workers} workers: there must be at least 1")
     if workers == 1:
         yield from map(function, items)
         return
-    with _spawning(), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker, ({},)) as pool:
-        yield from pool.map(function, items)
+    pool = _pool(workers, {})
+    try:
+        with _lost_workers():
+            with _spawning():
+                found = pool.map(function, items)
+            yield from found
+    finally:
+        _end(pool)
 
 
 class Dask(Engine):
