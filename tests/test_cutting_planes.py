@@ -13,12 +13,16 @@ import torch
 from hypothesis import given, settings
 
 from bourn.deadline import Deadline
+from bourn.interval import Interval
 from bourn.network.affine import Dense
 from bourn.network.graph import Graph, GraphBuilder
 from bourn.problem.balls import lp_ball
 from bourn.problem.input_set import Box, linf_ball
 from bourn.problem.problem import Objectives
+from bourn.program.hulls import Choice
+from bourn.program.linear_bounds import back_substitute
 from bourn.program.pair_hulls import _NORMALS, _limits
+from bourn.program.plane_lagrangian import PLANES, PlaneLagrangian
 from bourn.program.planes import Planes
 from bourn.relaxations.relu import ReLU
 from bourn.rounding import float_above
@@ -29,7 +33,7 @@ from bourn.solvers.cutting_planes import CuttingPlanes, Kind
 from bourn.solvers.highs import Model
 from bourn.solvers.methods import method
 from networks import ACTIVATIONS, Exact, Instance, Layers, at_most, instances, mlp, random, random_objectives, residual, small_box
-from test_solvers import OBJECTIVES, network
+from test_solvers import network
 
 
 def cut(kind: Kind, graph: Graph, question: Box, **settings: object) -> Cut:
@@ -230,21 +234,94 @@ def test_both_ends_of_every_node_hold() -> None:
     assert tighter > 5
 
 
-def test_a_neuron_of_which_planes_alone_know_the_sign_stays_free() -> None:
-    """The program does not imply the sign, so that the bound must remain a constraint of it."""
-    signed = 0
-    for seed in range(8):
-        graph = network(seed, (4, 12, 12, 3))
-        ball = linf_ball(torch.zeros(1, 1, 4, dtype=torch.float64), 0.4)
-        own, linear = cut(Kind.INPUTS, graph, ball), method("lp-all").prepare(graph, ball)
-        last = graph.nonlinear[-1]
-        (z,) = graph.nodes[last].inputs
-        planes_alone = ReLU().stable(own.bounds[z]) & ~ReLU().stable(linear.bounds[z])
-        assert bool((own.program.free(last) | ~planes_alone).all())
-        signed += int(planes_alone.sum())
-        outputs = graph.evaluate(ball.sample(500)[0]).flatten(1)
-        assert bool((own.minimise(OBJECTIVES).bound[0] <= outputs.amin(0)).all())
-    assert signed > 3
+def wide(seed: int) -> tuple[Graph, Box]:
+    """A network with a dozen neurons a layer, and a ball."""
+    graph = network(seed, (4, 12, 12, 12, 3))
+    return graph, linf_ball(torch.zeros(1, 1, 4, dtype=torch.float64), 0.25)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_ascent_bounds_inner_nodes_as_linear_programs_do(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On average, for both find planes at different points; and both far better than without planes."""
+    widths = {"ascent": 0.0, "programs": 0.0, "neither": 0.0}
+    for seed in range(6):
+        graph, ball = wide(seed)
+        (z,) = graph.nodes[graph.nonlinear[-1]].inputs
+        own = CuttingPlanes((kind,)).prepare(graph, ball)
+        assert not own.lps
+        widths["ascent"] += float(own.bounds[z].radius.sum())
+        widths["neither"] += float(method("lp-all").prepare(graph, ball).bounds[z].radius.sum())
+        with monkeypatch.context() as patch:
+            patch.setattr(cut_programs, "climbs", lambda *_: False)
+            found = CuttingPlanes((kind,), inner_rounds=4).prepare(graph, ball)
+        assert found.lps
+        widths["programs"] += float(found.bounds[z].radius.sum())
+        values = graph.values(ball.sample(500)[0])[z]
+        for prepared in (own, found):
+            assert bool((prepared.bounds[z].lower[0] <= values).all() & (values <= prepared.bounds[z].upper[0]).all())
+    assert widths["ascent"] < 1.03 * widths["programs"]
+    assert widths["ascent"] < 0.97 * widths["neither"]
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_any_weights_of_ascent_give_a_bound(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    true, generator = PlaneLagrangian.multipliers, random(0)
+
+    def multipliers(self: PlaneLagrangian, choices: dict[int, Choice]) -> object:
+        found, weights = true(self, choices)
+        size = 10.0 ** torch.randint(-2, 3, (), generator=generator)
+        return found, torch.rand(weights.shape, generator=generator, dtype=torch.float64) * size
+
+    monkeypatch.setattr(PlaneLagrangian, "multipliers", multipliers)
+    for seed in range(12):
+        graph, question = few(seed)
+        least = Exact(graph, question).extremes
+        bounds = CuttingPlanes((kind,)).prepare(graph, question).bounds
+        for z, found in bounds.items():
+            for i, (low, high) in enumerate(zip(*least[z], strict=True)):
+                assert at_most(float(found.lower.flatten()[i]), low)
+                assert at_most(-float(found.upper.flatten()[i]), -high)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_the_dual_function_with_planes(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its value is the bound that is stated for its choices, and its gradient that value's derivative."""
+    graph, ball = wide(1)
+    found = recorded(monkeypatch)
+    program = CuttingPlanes((kind,)).prepare(graph, ball).program
+    rows = {graph.output: torch.eye(3, dtype=torch.float64).reshape(1, 3, *graph.output_shape)}
+    zero = torch.zeros(1, 3, dtype=torch.float64)
+    planes = Planes.join([p for p in found if max(p.rows) <= max(graph.nonlinear)], program)
+    planes = planes.take(np.arange(len(planes)) % 7 == 0)
+    most = torch.full((len(planes),), 0.1, dtype=torch.float64)
+    dual = PlaneLagrangian(program, rows, zero, planes, most, dtype=torch.float64)
+    choices = dual.start()
+    weights = torch.rand(1, 3, len(planes), dtype=torch.float64, generator=random(0)) * 0.1
+    choices[PLANES] = Choice((weights,), ())
+    evaluated = dual.evaluate(choices)
+    multipliers, own = dual.multipliers(choices)
+    total, constant, rounded = planes.joined(program, rows, zero, own.numpy())
+    stated = back_substitute(program, total, constant, multipliers=multipliers).lower - rounded
+    torch.testing.assert_close(stated, evaluated.value, rtol=1e-9, atol=1e-9)
+    assert bool((stated <= evaluated.value).all())
+    (gradient,) = dual.gradient(evaluated, choices)[PLANES]
+    assert gradient is not None
+    toward = torch.randn(weights.shape, dtype=torch.float64, generator=random(1)) * 1e-7
+    moved = dual.evaluate({**choices, PLANES: Choice((weights + toward,), ())}).value
+    torch.testing.assert_close((moved - evaluated.value) * 1e7, (gradient * toward).sum(2) * 1e7, rtol=1e-3, atol=1e-5)
+
+
+def test_bounds_from_outside_go_to_the_linear_programs() -> None:
+    """Ascent with planes is for programs whose bounds are all implied; with others there are planes all the same."""
+    graph, ball = wide(0)
+    (z, *_) = graph.pre_activations
+    linear = method("lp-all").prepare(graph, ball)
+    outside = {z: Interval(linear.bounds[z].lower * 0.9, linear.bounds[z].upper * 0.9)}
+    found = CuttingPlanes().prepare(graph, ball, outside=outside)
+    assert found.lps
+    assert found.planes
+    last = graph.pre_activations[-1]
+    assert float(found.bounds[last].radius.sum()) < float(linear.bounds[last].radius.sum())
 
 
 def test_on_balls_bounds_hold_and_are_no_worse() -> None:

@@ -70,6 +70,22 @@ class Planes:
             matrix, constant = matrix + on_columns.matrix, constant + on_columns.constant
         return LinearRows(matrix, constant)
 
+    def everywhere(self, program: RelaxedProgram) -> dict[int, Matrix]:
+        """The left-hand sides by node, those on what element-wise nodes read included."""
+        found = dict(self.rows)
+        for v, own in self.before.items():
+            (z,) = program.graph.nodes[v].inputs
+            found[z] = found[z] + own if z in found else own
+        return found
+
+    def dense(self, program: RelaxedProgram) -> dict[int, Tensor]:
+        """The left-hand sides as rows {node: (1, K, *shape)}."""
+        device = program.box.lower.device
+        return {
+            v: torch.from_numpy(own.toarray()).reshape(1, -1, *program.graph.nodes[v].shape).to(device)
+            for v, own in self.everywhere(program).items()
+        }
+
     def shifts(self, weights: np.ndarray) -> dict[int, np.ndarray]:
         """How much of an LP's multipliers, {node: (M, size)}, the summands ``before`` already carry, with these weights (M, K)."""
         return {v: np.asarray(weights @ own) for v, own in self.before.items()}
@@ -87,11 +103,7 @@ class Planes:
         terms, total = len(used) + 2, {v: row.expand(1, count, *row.shape[2:]) for v, row in rows.items()}
         own = Matrix(weights[:, used])
         error = torch.full_like(constant, TINY * (1 + terms))
-        planes = dict(self.rows)
-        for v, matrix in self.before.items():
-            (z,) = program.graph.nodes[v].inputs
-            planes[z] = planes[z] + matrix if z in planes else matrix
-        for v, matrix in planes.items():
+        for v, matrix in self.everywhere(program).items():
             shape = (1, count, *program.graph.nodes[v].shape)
             added, sizes = (
                 torch.from_numpy((own @ m[used]).toarray()).to(constant.device).reshape(shape) for m in (matrix, abs(matrix))

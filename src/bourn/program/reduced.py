@@ -9,7 +9,7 @@ Problems of a batch have matrices of their own, filled up with zeros to the grea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -87,7 +87,7 @@ class ReducedLagrangian:
         self.kept = kept_entries(program, rows)
         self.hulls = {v: self._hull(v) for v in self.kept}
         self.layers = {v: self._layer(v) for v in self.kept}
-        self.rows = self._reduce(dict(rows), constant.expand(self.batch, -1))
+        self.rows = self.reduce(dict(rows), constant.expand(self.batch, -1))
         self.reach: tuple[Tensor, Tensor] | None = None
         if isinstance(program.box, Box):
             lower, upper = (t.flatten(1)[:, None] for t in program.box.finite())
@@ -130,14 +130,14 @@ class ReducedLagrangian:
             rows = torch.zeros(*numbers.shape, graph.nodes[z].size, dtype=torch.float64, device=numbers.device)
             rows.scatter_(2, numbers[..., None], real[..., None].to(torch.float64))
             zero = rows.new_zeros(numbers.shape)
-            pieces.append(self._reduce({z: rows.reshape(*numbers.shape, *shape)}, zero))
+            pieces.append(self.reduce({z: rows.reshape(*numbers.shape, *shape)}, zero))
         return Rows(
             torch.cat([p.on_input for p in pieces], 1),
             {u: torch.cat([p.on[u] for p in pieces], 1) for u in pieces[0].on},
             torch.cat([p.constant for p in pieces], 1),
         )
 
-    def _reduce(self, pending: dict[int, Tensor], constant: Tensor) -> Rows:
+    def reduce(self, pending: dict[int, Tensor], constant: Tensor) -> Rows:
         """Carry rows (B or 1, M, *shape) back to the input and the kept entries, stable entries by their own slopes."""
         program, nodes, batch, count = self.program, self.program.graph.nodes, self.batch, constant.shape[1]
         pending = {v: row.expand(batch, count, *row.shape[2:]) for v, row in pending.items()}
@@ -200,6 +200,12 @@ class ReducedLagrangian:
 
     def gradient(self, found: Evaluation, choices: Mapping[int, Choice]) -> dict[int, list[Tensor | None]]:
         """A supergradient for every tensor of every choice: by the relaxed point at which the value is attained."""
+        return self.forward(found, choices)[1]
+
+    def forward(
+        self, found: Evaluation, choices: Mapping[int, Choice]
+    ) -> tuple[dict[int, Tensor], dict[int, list[Tensor | None]]]:
+        """The relaxed point's values of kept entries {node: (B, M, n)}, and the gradients."""
         x = found.minimiser
         assert x is not None
         values: dict[int, Tensor] = {}
@@ -212,7 +218,7 @@ class ReducedLagrangian:
             row = found.rows.get(v)
             row = torch.zeros_like(z) if row is None else row
             values[v], gradients[v] = self.hulls[v].forward((z,), row, choices[v])
-        return gradients
+        return values, gradients
 
     def multipliers(self, choices: Mapping[int, Choice]) -> dict[int, Multipliers]:
         """The choices in the form that states a bound: multipliers of the whole program."""
@@ -249,23 +255,28 @@ def kept_entries(program: RelaxedProgram, rows: Mapping[int, Tensor]) -> dict[in
 
 def pays(program: RelaxedProgram, rows: Mapping[int, Tensor]) -> bool:
     """Whether the reduced program takes fewer products than the network's own operators, and can be made at all."""
-    graph = program.graph
-    needed = sorted({v for node in rows for v in graph.ancestors(node)})
-    counts = {}
-    for v in needed:
+    needed = sorted({v for node in rows for v in program.graph.ancestors(node)})
+    dense = reduced_products(program, needed)
+    return dense is not None and dense <= _products(program.graph, needed)
+
+
+def reduced_products(program: RelaxedProgram, nodes: Sequence[int]) -> int | None:
+    """Products that a row takes through these nodes of the reduced program; None where that cannot be made."""
+    graph, counts = program.graph, []
+    for v in nodes:
         node = graph.nodes[v]
         if v not in program.lines:
             continue
         most = int(program.free(v).flatten(1).sum(1).max())
         if most and not (isinstance(node.operation, PiecewiseLinear) and len(node.inputs) == 1):
-            return False
+            return None
         if any(z in program.imposed for z in node.inputs):
-            return False
-        counts[v] = most
+            return None
+        counts.append(most)
     before, dense = graph.nodes[0].size, 0
-    for count in counts.values():
+    for count in counts:
         dense, before = dense + count * before, before + count
-    return dense <= _products(graph, needed)
+    return dense
 
 
 def _products(graph: Graph, nodes: list[int]) -> int:

@@ -12,10 +12,11 @@ from torch import Tensor
 from bourn.deadline import NEVER, Deadline
 from bourn.program.hulls import Choice
 from bourn.program.lagrangian import Evaluation, Lagrangian
+from bourn.program.plane_lagrangian import PlaneLagrangian
 from bourn.program.reduced import ReducedLagrangian
 from bourn.solvers.adam import direction
 
-Dual = Lagrangian | ReducedLagrangian
+Dual = Lagrangian | ReducedLagrangian | PlaneLagrangian
 Settled = Callable[[Tensor], Tensor]
 """From the best values (B, M) of rows to a mask of those that need no better one."""
 

@@ -20,7 +20,7 @@ from bourn.program.feasible import relaxed_values
 from bourn.program.multi_input_hulls import MultiInputHulls
 from bourn.program.pair_hulls import PairHulls
 from bourn.program.planes import Finder, Planes
-from bourn.program.relaxed import RelaxedProgram, intersect_outside, start, with_bounds
+from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.program.sparse import SparseProgram
 from bourn.relaxations.base import LineRule
 from bourn.rounding import down
@@ -29,6 +29,7 @@ from bourn.solvers.base import OnProgram, Solution, Status, identity_rows, outpu
 from bourn.solvers.cutting_planes import CuttingPlanes, Kind
 from bourn.solvers.highs import Model
 from bourn.solvers.linear_programs import LinearPrograms, by_support
+from bourn.solvers.plane_ascent import climbs, tighten
 from bourn.solvers.simplex import Optimised
 from bourn.solvers.tightening import unstable, widest
 
@@ -210,26 +211,24 @@ def tightened(
     outside: Mapping[int, Interval] | None,
     deadline: Deadline,
 ) -> Cut:
-    """Inner bounds layer after layer, first by linear programs, then with planes where these leave a neuron open.
+    """Inner bounds layer after layer, with planes where none leave a neuron open.
 
-    Entries of which only planes know the sign stay free, bounded from outside: the relaxed program does not imply it.
+    The relaxed program need not imply what planes alone show; a neuron of which they show the sign is affine all the same.
     """
     program, soft = start(graph, box, LineRule.AREA), deadline.part(solver.patience)
     models = LinearPrograms(program, solver.chunk_bytes)
     cut = Cut(solver, Optimised(solver.relaxed, program, models, deadline), soft)
     for z in graph.pre_activations:
         deadline.check()
-        known = None if begin is None else begin.get(z)
-        bounds = solver.relaxed.pre_activation(program, models, z, known, deadline, soft)
-        bounds = bounds if known is None else bounds.intersect(known)
-        open_ = unstable(graph, z, bounds)
-        better = cut.entries(z, bounds, open_, solver.inner_rounds)
-        signed = open_ & ~unstable(graph, z, better)
-        kept = Interval(bounds.lower.where(signed, better.lower), bounds.upper.where(signed, better.upper))
-        beyond = Interval(better.lower.where(signed, -math.inf), better.upper.where(signed, math.inf))
-        if outside is not None and z in outside:
-            beyond = intersect_outside(graph, z, beyond, outside[z])
-        program = with_bounds(program, z, kept, beyond)
+        bounds = solver.relaxed.start.pre_activation(program, z, deadline)
+        bounds = bounds.intersect(begin[z]) if begin is not None and z in begin else bounds
+        if climbs(program, z):
+            bounds = solver.begin.entries(program, z, bounds, unstable(graph, z, bounds), soft, inner=True)
+            bounds = tighten(solver.climb, program, z, bounds, unstable(graph, z, bounds), cut.finders, solver.chunk_bytes, soft)
+        else:
+            bounds = models.entries(z, bounds, unstable(graph, z, bounds), soft)
+            bounds = cut.entries(z, bounds, unstable(graph, z, bounds), solver.inner_rounds)
+        program = with_bounds(program, z, bounds, None if outside is None else outside.get(z))
         models.grow(program)
         cut = replace(cut, linear=Optimised(solver.relaxed, program, models, deadline))
     return replace(cut, deadline=deadline)

@@ -16,6 +16,7 @@ from bourn.interval import Interval
 from bourn.network.graph import Graph
 from bourn.problem.input_set import InputSet
 from bourn.solvers.base import Solver
+from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.simplex import Simplex
 
 if TYPE_CHECKING:
@@ -30,22 +31,40 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True)
+class Climb:
+    """An ascent with planes: ``rounds``: how often planes are added, each time after ``steps`` steps, where the rows of ``points``
+    entries have their relaxed points; then ``last`` steps.  Steps grow shorter by ``decay``.
+    """
+
+    rounds: int = 3
+    points: int = 8
+    steps: int = 30
+    last: int = 60
+    decay: float = 0.94
+
+
+@dataclass(frozen=True)
 class CuttingPlanes(Solver):
     """Linear programs with planes of some ``kinds``; sound, and exact for their relaxation in the limit.
 
     ``rounds``: how often planes are added for one objective, as long as a round gains at least the share ``least`` of what all
-    rounds have; ``inner_rounds``: the same for an inner bound, of which there are many.  ``relaxed`` solves the linear programs,
-    whose bounds without planes come first.  ``chunk_bytes`` bounds the memory of one set of rows.  ``patience``: the share of the
-    time left that may go into inner bounds; neurons that are not reached by then keep their bounds in closed form.
+    rounds have.  ``relaxed`` solves the linear programs, whose bounds without planes come first.
+
+    Inner bounds, where none are given, climb as ``climb`` says where they can (:func:`bourn.solvers.plane_ascent.climbs`), from
+    where ``begin`` leaves them; elsewhere they come from linear programs with ``inner_rounds`` of planes each.  ``patience``: the
+    share of the time left that may go into them; neurons that are not reached by then keep their bounds in closed form.
+    ``chunk_bytes`` bounds the memory of one set of rows.
     """
 
     kinds: tuple[Kind, ...] = (Kind.INPUTS,)
     rounds: int = 30
     inner_rounds: int = 1
+    climb: Climb = Climb()
     least: float = 0.005
     chunk_bytes: int = 1 << 23
     patience: float = 1.0
     relaxed: Simplex = field(default=Simplex())
+    begin: DualAscent = field(default=DualAscent())
     solved_by = "LP with cutting planes"
 
     @property

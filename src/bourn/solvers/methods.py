@@ -336,8 +336,7 @@ BEYOND: tuple[Method, ...] = (
         CuttingPlanes((Kind.INPUTS, Kind.PAIRS)),
         View.PRIMAL,
         (papers.TJANDRAATMADJA, papers.SINGH_K_RELU),
-        exactness=Exactness.LIMIT,
-        tighter_than=(BARRIER,),
+        exactness=Exactness.BELOW,
     ),
     Method(
         MILP,
@@ -347,7 +346,7 @@ BEYOND: tuple[Method, ...] = (
         (papers.TJENG,),
         inner=DualAscent(steps=300, gap=GAP),
         exactness=Exactness.NETWORK,
-        tighter_than=("cuts", "cuts-all"),
+        tighter_than=("cuts",),
     ),
 )
 """What is asked like a method and is none of the class: it may pass the barrier."""

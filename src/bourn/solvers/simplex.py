@@ -66,13 +66,13 @@ class Simplex(Solver):
         lps = LinearPrograms(program, self.chunk_bytes)
         for z in graph.pre_activations:
             known = None if begin is None else begin.get(z)
-            bounds = inner[z] if inner is not None else self.pre_activation(program, lps, z, known, deadline, soft)
+            bounds = inner[z] if inner is not None else self._pre_activation(program, lps, z, known, deadline, soft)
             bounds = bounds if known is None else bounds.intersect(known)
             program = with_bounds(program, z, bounds, None if outside is None else outside.get(z))
             lps.grow(program)
         return Optimised(self, program, lps, deadline)
 
-    def pre_activation(
+    def _pre_activation(
         self, program: RelaxedProgram, lps: LinearPrograms, node: int, known: Interval | None, deadline: Deadline, soft: Deadline
     ) -> Interval:
         """What is known or else closed-form bounds, and the LP where these leave a neuron open."""
