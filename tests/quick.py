@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from bourn.plans import CHEAP_FIRST, Plan
+from bourn.plans import CHEAP_FIRST, Bounding, Plan
 from bourn.solvers.branch_and_bound import BranchAndBound
 from bourn.solvers.cutting_planes import CuttingPlanes
 from bourn.solvers.dual_ascent import DualAscent
@@ -26,5 +26,12 @@ QUICK = tuple(map(hasty, METHODS))
 PROVED = (*QUICK, *(hasty(m) for m in BEYOND if m.inner is None))
 """Those beyond the barrier too whose bounds bourn proves by itself, once a solver: on its own inner bounds."""
 
-UP_TO_LP_ALL = Plan(tuple(step for step in CHEAP_FIRST.steps if not isinstance(step, BranchAndBound)))
+UP_TO_LP_ALL = Plan(
+    tuple(
+        step
+        for step in CHEAP_FIRST.steps
+        if not isinstance(step, BranchAndBound)
+        and not (isinstance(step, Bounding) and step.method.name in [m.name for m in BEYOND])
+    )
+)
 """The usual plan without splitting."""

@@ -244,6 +244,22 @@ def test_a_tree_must_cover_everything() -> None:
         SplitTree(conjunction, (Leaf((below,), (1.0,), 2.0, "test"),))
 
 
+def test_a_tree_that_would_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its patience it stops where the forecast is beyond the time left, with a valid bound, and goes on where it is not."""
+    case = Case("mlp", 0)
+    question = above(case.row, case.least - Fraction(1, 1000))
+    conjunctions = Specification((question,))
+    problem = Problem(case.graph, case.box, conjunctions)
+    inner = method("ibp").prepare(case.graph, case.box).bounds
+    for seconds, ends in ((math.inf, False), (1e-3, True)):
+        monkeypatch.setattr("bourn.solvers.neuron_splitting.forecast", lambda records, open_, s=seconds: s)
+        outcome = NeuronSplitting(patience=1e-9).run(problem, [0], inner, lambda x: False, Deadline(60.0))
+        assert bool(outcome.refuted) is ends
+        if not ends:
+            assert outcome.stopped == "forecast to take longer than there is time"
+            assert at_most(outcome.bounds[0], Fraction(1, 1000))
+
+
 @pytest.mark.parametrize("how", [InputSplitting(), NeuronSplitting()], ids=["inputs", "neurons"])
 def test_what_is_affine_is_decided_too(how: Splitting) -> None:
     """Without a neuron, and without an unstable one, there is nothing to split, and nothing that fails."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from bourn.attacks.projected_gradient import ProjectedGradient
+from bourn.deadline import Deadline
 from bourn.solvers.adjustments import patient
 from bourn.solvers.branch_and_bound import BranchAndBound
 from bourn.solvers.input_splitting import InputSplitting
@@ -24,16 +25,23 @@ class Stand(Enum):
 
 @dataclass(frozen=True)
 class Bounding:
-    """One method of a plan."""
+    """One method of a plan.  ``share``: of the time left; ``seconds``: at most, where there is no time limit."""
 
     method: Method
     stand: Stand = Stand.OWN
+    share: float = 1.0
+    seconds: float | None = None
 
     @property
     def name(self) -> str:
         """The method's name, on what it stands and whom it trusts."""
         name = f"{self.method.name}, trusting {self.method.trusts}" if self.method.trusts else self.method.name
         return f"{name} on the best inner bounds" if self.stand is Stand.BEST else name
+
+
+    def within(self, deadline: Deadline) -> Deadline:
+        """The deadline for this method."""
+        return Deadline(self.seconds) if deadline.seconds is None else deadline.part(self.share)
 
 
 @dataclass(frozen=True)
@@ -54,9 +62,12 @@ CHEAP_FIRST = Plan(
         ProjectedGradient(steps=100, restarts=10, seed=1, patience=0.3, samples=20_000),
         BranchAndBound(InputSplitting(), share=0.85),
         Bounding(patient(method("alpha-crown-all"), 0.5), Stand.ON_TOP),
+        BranchAndBound(NeuronSplitting(patience=0.25)),
+        Bounding(patient(method("cuts-all"), 0.8), Stand.ON_TOP, share=0.6, seconds=60.0),
         BranchAndBound(NeuronSplitting()),
         BranchAndBound(ValueSplitting()),
         Bounding(patient(method("lp-all"), 0.7), Stand.ON_TOP),
     )
 )
-"""The plan that ``bourn verify`` follows: cheap bounds, then splitting; LP-ALL where neither applies or time is left."""
+"""The plan that ``bourn verify`` follows: cheap bounds, then splitting; where that would not end, inner bounds by cutting planes
+come first.  LP-ALL where neither applies or time is left."""

@@ -186,7 +186,10 @@ class _Run:
         for step in self.plan.steps:
             match step:
                 case Bounding():
-                    self._bound(case, step)
+                    try:
+                        self._bound(case, step)
+                    except OutOfTime:  # its own share, or all?
+                        self.deadline.check()
                 case BranchAndBound():
                     self._split(case, step)
                 case ProjectedGradient():
@@ -269,8 +272,8 @@ class _Run:
         self.deadline.check()
         problem, best = case.problem, case.inner
         known = {Stand.OWN: {}, Stand.BEST: {"inner": best}, Stand.ON_TOP: {"begin": best}}[step.stand]
-        chosen = suited(step.method, problem.network.device)
-        prepared = chosen.prepare(problem.network, problem.box, deadline=self.deadline, **known)
+        chosen, deadline = suited(step.method, problem.network.device), step.within(self.deadline)
+        prepared = chosen.prepare(problem.network, problem.box, deadline=deadline, **known)
         case.inner = _best(case.inner, prepared)
         if isinstance(prepared, Substituted):
             case.prepared = prepared

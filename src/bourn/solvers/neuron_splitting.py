@@ -32,7 +32,7 @@ from bourn.solvers.frontier import Frontier, OpenPart
 from bourn.solvers.retightening import tighten
 from bourn.solvers.split_ascent import Climb
 from bourn.solvers.subproblems import Accept, Outcome, Path, Splitting, WeightedRows, try_points
-from bourn.solvers.ways import Record, Way, choose
+from bourn.solvers.ways import Record, Way, choose, forecast
 
 METHOD = "dual ascent with multipliers for splits"
 
@@ -43,7 +43,8 @@ class NeuronSplitting(Splitting):
 
     ``ways``: how a subproblem may be split, the cheapest first.  ``climb`` is the ascent on a subproblem, ``root`` the first one.
     ``memory``: bytes for open subproblems; beyond them the newest come first, which keeps their number down.  ``matrix_bytes``:
-    what the matrices that subproblems share may take.
+    what the matrices that subproblems share may take.  ``patience``: after this share of its time it goes on only while the tree is
+    forecast to end within the rest.
     """
 
     batch: int = 128
@@ -53,6 +54,7 @@ class NeuronSplitting(Splitting):
     climb: Climb = field(default=Climb())
     memory: int = 1 << 30
     matrix_bytes: int = 1 << 30
+    patience: float = 1.0
 
     name: ClassVar[str] = "splitting neurons"
 
@@ -124,9 +126,13 @@ class _Run:
             root.chosen[k] = self.shared.begin(parts, weights)
         if self._bound([root], self.how.root):
             return True
+        soft = self.deadline.part(self.how.patience)
         for number in itertools.count():
             if not len(self.tree):
                 break
+            if soft.left <= 0 < self.deadline.left < forecast(self.records, len(self.tree)):
+                self.stopped = "forecast to take longer than there is time"
+                return False
             if self.deadline.left <= 0 or self.done >= most:
                 self.stopped = "out of time" if self.deadline.left <= 0 else f"after {self.done} subproblems"
                 return False

@@ -76,7 +76,8 @@ class Record:
     @property
     def forecast(self) -> float:
         """The logarithm of the seconds that a subproblem takes whose gains are those so far."""
-        return math.log(self.seconds / self.splits) + log_size(self.less / self.splits, self.more / self.splits)
+        size = log_size(self.less / self.splits, self.more / self.splits)
+        return min(math.log(self.seconds / self.splits) + size, 500.0)
 
     def add(self, number: int, seconds: float, less: Tensor, more: Tensor) -> None:
         """Batch ``number``: how long it took, and the gains (B,) of the worse and the better halves."""
@@ -84,6 +85,11 @@ class Record:
         old = self.splits, self.seconds, self.less, self.more
         self.splits, self.seconds, self.less, self.more = (_KEPT * a + b for a, b in zip(old, news, strict=True))
         self.last = number
+
+
+def forecast(records: Sequence[Record], open_: int) -> float:
+    """The seconds that a tree with ``open_`` subproblems is forecast to take on the best way so far; none where none was tried."""
+    return open_ * math.exp(min((r.forecast for r in records if r.tried), default=-math.inf))
 
 
 def choose(records: Sequence[Record], number: int, open_: int, left: float) -> tuple[Record, float]:
@@ -94,8 +100,7 @@ def choose(records: Sequence[Record], number: int, open_: int, left: float) -> t
     tried = [r for r in records if r.tried]
     if not tried:
         return records[0], left
-    best = min(tried, key=lambda r: r.forecast)
-    seconds = min(open_ * math.exp(min(best.forecast, 500.0)), left)
+    best, seconds = min(tried, key=lambda r: r.forecast), min(forecast(records, open_), left)
     if seconds > NEAR:
         for r in records:
             if not r.tried:
