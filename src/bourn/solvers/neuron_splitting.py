@@ -2,7 +2,8 @@
 
 Every subproblem is bounded by ascent on its multipliers, many in one batch on shared matrices, children beginning where their
 parent ended; whatever counts as refuted is stated anew in float64, with its rounding error, on the whole network.  Cheap splits and
-dear ones, which tighten the inner bounds again under all splits, take turns as it pays (``ways.py``).
+dear ones, which tighten the inner bounds again under all splits, take turns as it pays (``ways.py``).  Where cheap ones won, every
+conjunction goes on in a tree of its own.
 """
 
 from __future__ import annotations
@@ -86,6 +87,14 @@ class _Part(OpenPart):
     parts: Parts
     chosen: dict[int, Multiplied]
 
+    def apart(self) -> list[_Part]:
+        """The same for every conjunction alone."""
+        if len(self.chosen) == 1:
+            return [self]
+        return [
+            _Part(self.path, {k: self.values[k]}, {k: self.stated[k]}, self.parts, {k: self.chosen[k]}) for k in self.chosen
+        ]
+
 
 class _Run:
     """One tree for all conjunctions: what is open, and the leaves so far."""
@@ -138,6 +147,9 @@ class _Run:
                 return False
             record, seconds = choose(self.records, number, len(self.tree), self.deadline.left)
             own = self.tree.take(record.batch)
+            if not record.way.again.steps and all(r.tried for r in self.records):
+                # Bounds serve all conjunctions, a split only one: those of others would multiply its tree.
+                own = [one for part in own for one in part.apart()]
             began, before = time.monotonic(), torch.tensor([part.worst for part in own])
             children = self._halves(own, record.way, self.deadline.within(seconds))
             if self._bound(children, self.how.climb):
