@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bourn.certificates.splits import Leaf, Part, Split, SplitTree, covers
+from bourn.certificates.splits import Leaf, Part, Split, SplitTree, covers, together
 from bourn.deadline import NEVER, Deadline
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box, box, linf_ball
@@ -242,6 +242,21 @@ def test_a_tree_must_cover_everything() -> None:
             SplitTree(conjunction, (Leaf((), weights, bound, "test"),))
     with pytest.raises(ValueError, match="cover"):
         SplitTree(conjunction, (Leaf((below,), (1.0,), 2.0, "test"),))
+
+
+def test_trees_go_together_where_their_splits_agree() -> None:
+    """As far as both are split: a leaf of one may be larger than those of the other; another place anywhere keeps them apart."""
+    conjunction = Conjunction((Row.of({0: 1}),))
+
+    def tree(*paths: str) -> SplitTree:
+        sides = {"-": Part.BELOW, "+": Part.ABOVE}
+        leaves = [tuple(Split("z", int(own[0]), 0.0, sides[own[1]]) for own in path.split()) for path in paths]
+        return SplitTree(conjunction, tuple(Leaf(path, (1.0,), 1.0, "test") for path in leaves))
+
+    small, deep = tree("1-", "1+"), tree("1-", "1+ 2-", "1+ 2+")
+    other, deeper = tree("3-", "3+"), tree("1-", "1+ 4-", "1+ 4+")
+    assert together([small, deep, tree("")]) == [[small, deep, tree("")]]
+    assert together([small, other, deep, deeper]) == [[small, deep], [other], [deeper]]
 
 
 def test_a_tree_that_would_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from bourn.certificates.evidence import Falsified, Refutation, Verified
 from bourn.certificates.file import CertificateFile, stated
-from bourn.certificates.splits import Leaf, SplitTree
+from bourn.certificates.splits import Leaf, SplitTree, together
 from bourn.deadline import Deadline
 from bourn.errors import UsageError
 from bourn.network.graph import Graph
@@ -130,7 +130,8 @@ def _cases(
     on_input = [t for t in trees if any(leaf.splits and leaf.splits[0].node == problem.network.nodes[0].name for leaf in t.leaves)]
     on_neurons = [t for t in trees if t not in on_input]
     groups: list[Sequence[Refutation | SplitTree]] = [plain]
-    for own, grow in ((on_input, grow_by_input), (on_neurons, grow_by_neuron)):
+    by_neuron = [(own, grow_by_neuron) for own in together(on_neurons)]
+    for own, grow in ((on_input, grow_by_input), *by_neuron):
         if own:
             try:
                 grow(Grown(file, problem, names, own, log, deadline))

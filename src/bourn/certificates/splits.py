@@ -90,3 +90,44 @@ def covers(paths: list[tuple[Split, ...]]) -> bool:
         for part in Part:
             pending.append(([path for path in group if path[depth].part is part], depth + 1))
     return True
+
+
+def together(trees: list[SplitTree]) -> list[list[SplitTree]]:
+    """The trees in groups whose parts are split at the same places, as far as they are split: one tree serves all of a group."""
+    groups: list[tuple[_Branching, list[SplitTree]]] = []
+    for tree in trees:
+        own: _Branching = {}
+        for leaf in tree.leaves:
+            place = own
+            for split in leaf.splits:
+                place = place.setdefault(split, {})
+        for whole, members in groups:
+            if _agree(whole, own):
+                _merge(whole, own)
+                members.append(tree)
+                break
+        else:
+            groups.append((own, [tree]))
+    return [members for _, members in groups]
+
+
+_Branching = dict[Split, "_Branching"]
+"""A tree's branches by split; empty at a leaf."""
+
+
+def _agree(one: _Branching, other: _Branching) -> bool:
+    pending = [(one, other)]
+    while pending:
+        a, b = pending.pop()
+        if a and b and next(iter(a)).place != next(iter(b)).place:
+            return False
+        pending += [(a[split], b[split]) for split in a.keys() & b.keys()]
+    return True
+
+
+def _merge(whole: _Branching, own: _Branching) -> None:
+    pending = [(whole, own)]
+    while pending:
+        a, b = pending.pop()
+        pending += [(a[split], b[split]) for split in a.keys() & b.keys()]
+        a.update({split: branch for split, branch in b.items() if split not in a})
