@@ -24,6 +24,7 @@ from bourn.program.linear_bounds import back_substitute
 from bourn.program.pair_hulls import _NORMALS, _limits
 from bourn.program.plane_lagrangian import PLANES, PlaneLagrangian
 from bourn.program.planes import Planes
+from bourn.program.reduced import ReducedLagrangian
 from bourn.relaxations.relu import ReLU
 from bourn.rounding import float_above
 from bourn.solvers import cut_programs
@@ -294,7 +295,7 @@ def test_the_dual_function_with_planes(kind: Kind, monkeypatch: pytest.MonkeyPat
     planes = Planes.join([p for p in found if max(p.rows) <= max(graph.nonlinear)], program)
     planes = planes.take(np.arange(len(planes)) % 7 == 0)
     most = torch.full((len(planes),), 0.1, dtype=torch.float64)
-    dual = PlaneLagrangian(program, rows, zero, planes, most, dtype=torch.float64)
+    dual = PlaneLagrangian(ReducedLagrangian(program, rows, zero, torch.float64), planes, most)
     choices = dual.start()
     weights = torch.rand(1, 3, len(planes), dtype=torch.float64, generator=random(0)) * 0.1
     choices[PLANES] = Choice((weights,), ())

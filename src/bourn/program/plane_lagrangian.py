@@ -18,7 +18,6 @@ from bourn.program.lagrangian import Evaluation
 from bourn.program.linear_bounds import Multipliers
 from bourn.program.planes import Planes
 from bourn.program.reduced import ReducedLagrangian, Rows
-from bourn.program.relaxed import RelaxedProgram
 from bourn.relaxations.base import Tensors
 
 PLANES = -1
@@ -46,35 +45,20 @@ class Weights:
 
 
 class PlaneLagrangian:
-    """The dual function for fixed rows {node: (1, M, *shape)} and ``constant`` (1, M), of a program that is a batch of one.
+    """A reduced program's dual function, a batch of one, with ``planes``, which are one more choice, :data:`PLANES`.
 
-    ``most`` (K,): what the multipliers are at most; ``begin``: choices to start from, of the first planes.  Otherwise as
-    :class:`bourn.program.reduced.ReducedLagrangian`, with the planes' multipliers as one more choice, :data:`PLANES`.
+    ``most`` (K,): what the multipliers are at most; ``begin``: choices to start from, of the first planes.
     """
 
-    def __init__(
-        self,
-        program: RelaxedProgram,
-        rows: Mapping[int, Tensor],
-        constant: Tensor,
-        planes: Planes,
-        most: Tensor,
-        begin: Mapping[int, Choice] | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        own = ReducedLagrangian(program, rows, constant, dtype)
-        limits = torch.from_numpy(planes.limits).to(constant.device)
+    def __init__(self, own: ReducedLagrangian, planes: Planes, most: Tensor, begin: Mapping[int, Choice] | None = None) -> None:
         self.own, self.begin = own, begin
-        none = {0: constant.new_zeros(1, 0, *program.graph.input_shape)}
+        program, limits = own.program, torch.from_numpy(planes.limits).to(most.device)
+        none = {0: limits.new_zeros(1, 0, *program.graph.input_shape)}
         self.planes = own.reduce(planes.dense(program) or none, -limits[None])
         least, greatest = torch.zeros_like(most, dtype=own.dtype), most.to(own.dtype)
         weights = Weights(_Ends((least[None, None],), (greatest[None, None],)))
         self.hulls: dict[int, Hull | Weights] = {**own.hulls, PLANES: weights}
         self.point: dict[int, Tensor] | None = None
-
-    @property
-    def program(self) -> RelaxedProgram:
-        return self.own.program
 
     @property
     def batch(self) -> int:
