@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_MEMORY = 0.999
+_MEMORY = 0.99
 """The share that the average of squares keeps at each step."""
 _LEAST = 1e-30
 """Keeps 0 / 0 away in float32 as in float64."""

@@ -24,9 +24,9 @@ LOOK = 15
 """After so many steps it is looked again which rows are done."""
 SHARE = 0.05
 """A row stalls where ``LOOK`` steps gained less than this share of its gap."""
-SHORTER = 0.25
+SHORTER = 0.5
 """A row that stalls goes back to its best slopes with steps shorter by this factor: long steps may only have gone to and fro."""
-SHORT = 200.0
+SHORT = 20.0
 """Where it stalls with steps shorter than so many times its gap, the gap is taken to be reached: measured, not proved."""
 FULL = 0.7
 """Rows that are done are left out as soon as the others fill less than this share."""

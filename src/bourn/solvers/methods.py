@@ -256,7 +256,7 @@ METHODS: tuple[Method, ...] = (
     Method(
         ASCENT,
         "LP-ALL by dual ascent, to a gap of 1e-4",
-        DualAscent(steps=300, gap=GAP),
+        DualAscent(steps=300, decay=0.965, gap=GAP),
         View.DUAL,
         (papers.REFERENCE, papers.XU),
         aliases=("barrier-ascent",),
@@ -344,7 +344,7 @@ BEYOND: tuple[Method, ...] = (
         Milp(),
         View.PRIMAL,
         (papers.TJENG,),
-        inner=DualAscent(steps=300, gap=GAP),
+        inner=DualAscent(steps=300, decay=0.965, gap=GAP),
         exactness=Exactness.NETWORK,
         tighter_than=("cuts",),
     ),
