@@ -16,7 +16,7 @@ import pytest
 
 from bourn_check import NotAProof, Unreadable, check
 from bourn_check import certificate as certificate_file
-from bourn_check.read_onnx import read_network
+from bourn_check.readers.onnx import read_network
 from certificate_files import Arrays, Chunks, Files, Manifest, changed, contents, evaluated, mlp, proved, rewritten
 
 ARITHMETICS = ("float", "ball", "rational")

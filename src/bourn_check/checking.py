@@ -46,8 +46,8 @@ def check(certificate: str | Path, network: str | Path, specification: str | Pat
     ``how``: ``float``, ``ball`` or ``rational``.  Raises :class:`NotAProof` where it does not, :class:`Unreadable` where a
     file cannot be read or holds what the checker does not know.
     """
-    from bourn_check.read_onnx import read_network
-    from bourn_check.read_vnnlib import read_specification
+    from bourn_check.readers.onnx import read_network
+    from bourn_check.readers.vnnlib import read_specification
 
     with Certificate(certificate) as own, np.errstate(all="ignore"):
         try:

@@ -5,25 +5,25 @@ Every number is an exact rational.  What is not known here raises :class:`Unread
 
 from __future__ import annotations
 
-import gzip
-import io
 import math
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 from bourn_check.certificate import exact
 from bourn_check.errors import Unreadable
+from bourn_check.readers import unpacked
 from bourn_check.specification import Disjunct, End, Ends, Row, Specification
 
 _TOKEN = re.compile(r"\(|\)|;[^\n]*|[A-Za-z_]\w*\[[^\]()]*\]|\[[^\]()]*\]|[^\s();]+")
 _ELEMENT = re.compile(r"([A-Za-z_]\w*)\s*\[([\d\s,]*)\]")
 _PLAIN = re.compile(r"([XY])_(0|[1-9]\d*)")
+_NEGATIONS = {"<=": ">", "<": ">=", ">=": "<", ">": "<=", "=": "!=", "==": "!=", "!=": "=="}
+"""Twice applied it makes == of =."""
 _MOST = 1 << 20
 """Disjuncts of a specification, and entries of a tensor."""
-_MOST_BYTES = 1 << 31
 
 
 class _Sum(NamedTuple):
@@ -48,12 +48,7 @@ Formula = list[tuple[_Atom, ...]]
 def read_specification(data: bytes, source: str) -> Specification:
     """The specification in a file's bytes, which may be gzipped."""
     try:
-        if data.startswith(b"\x1f\x8b"):
-            unpacked = gzip.GzipFile(fileobj=io.BytesIO(data)).read(_MOST_BYTES)
-            if len(unpacked) == _MOST_BYTES:
-                raise Unreadable(f"{source}: too large")
-            data = unpacked
-        return _Reader(data.decode("utf-8-sig"), source).specification()
+        return _Reader(unpacked(data).decode("utf-8-sig"), source).specification()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise Unreadable(f"{source}: {type(error).__name__}") from None
 
@@ -94,25 +89,20 @@ class _Reader:
         seen = 0
         for token in _TOKEN.finditer(self.text):
             word = token.group()
-            if word.startswith(";"):
-                continue
             if word == "(":
                 if not stack:
-                    self.line += self.text.count("\n", seen, token.start())
-                    seen = token.start()
-                stack.append([])
-                if len(stack) > 200:
+                    self.line, seen = self.line + self.text.count("\n", seen, token.start()), token.start()
+                if len(stack) == 200:
                     raise self.fail("lists are nested too deep")
-                continue
-            if not stack:
-                raise self.fail(f"{word[:40]!r} outside a list")
-            value: Any = word
-            if word == ")":
-                value = stack.pop()
+                stack.append([])
+            elif not word.startswith(";"):
+                if not stack:
+                    raise self.fail(f"{word[:40]!r} outside a list")
+                value = stack.pop() if word == ")" else word
                 if not stack:
                     yield value
-                    continue
-            stack[-1].append(value)
+                else:
+                    stack[-1].append(value)
         if stack:
             raise self.fail("a list is never closed")
 
@@ -153,27 +143,26 @@ class _Reader:
             parts = [self.formula(r, positive) for r in rest]
             if (head == "or") == positive:
                 return [c for part in parts for c in part]
-            product: Formula = [()]
-            for part in parts:
-                if len(product) * len(part) > _MOST:
-                    raise self.fail("too many conjunctions")
-                product = [(*a, *b) for a in product for b in part]
-            return product
+            return self._all_of(parts)
         if not isinstance(head, str) or len(rest) != 2:
             raise self.fail(f"{str(form)[:60]} is no formula")
         left, right = map(self.expression, rest)
         under, over = _minus(left, right), _minus(right, left)
-        if head in ("=", "==", "!="):
-            if (head == "!=") != positive:
-                return [(_atom(under, False), _atom(over, False))]
-            return [(_atom(under, True),), (_atom(over, True),)]
-        meanings = {"<=": (under, False), "<": (under, True), ">=": (over, False), ">": (over, True)}
-        if head not in meanings:
+        at_most, below, at_least, above = (_atom(d, strict) for d in (under, over) for strict in (False, True))
+        if head not in _NEGATIONS:
             raise self.fail(f"{head[:40]!r} is no comparison")
-        difference, strict = meanings[head]
-        if positive:
-            return [(_atom(difference, strict),)]
-        return [(_atom(_scaled(difference, Fraction(-1)), not strict),)]
+        meanings: dict[str, Formula] = {"<=": [(at_most,)], "<": [(below,)], ">=": [(at_least,)], ">": [(above,)]}
+        meanings |= {"==": [(at_most, at_least)], "!=": [(below,), (above,)]}
+        return meanings[_NEGATIONS[_NEGATIONS[head]] if positive else _NEGATIONS[head]]
+
+    def _all_of(self, formulas: Iterable[Formula]) -> Formula:
+        """All of them at once."""
+        product: Formula = [()]
+        for formula in formulas:
+            if len(product) * len(formula) > _MOST:
+                raise self.fail("too many conjunctions")
+            product = [(*a, *b) for a in product for b in formula]
+        return product
 
     def expression(self, form: Any) -> _Sum:
         if isinstance(form, str):
@@ -186,10 +175,8 @@ class _Reader:
             return _scaled(parts[0], Fraction(-1))
         result = parts[0]
         for part in parts[1:]:
-            if head == "+":
-                result = _minus(result, _scaled(part, Fraction(-1)))
-            elif head == "-":
-                result = _minus(result, part)
+            if head in ("+", "-"):
+                result = _minus(result, part if head == "-" else _scaled(part, Fraction(-1)))
             elif head == "*" and (not part.terms or not result.terms):
                 result = _scaled(result, part.constant) if not part.terms else _scaled(part, result.constant)
             elif head == "/" and not part.terms and part.constant:
@@ -225,13 +212,8 @@ class _Reader:
             raise self.fail("inputs and outputs are to be declared, X_0, X_1, ... and Y_0, Y_1, ..., or a network's")
         certain = [atom for formula in self.assertions if len(formula) == 1 for atom in formula[0]]
         base, rows, possible = _apart(certain)
-        product: Formula = [()] if possible else []
-        for formula in (f for f in self.assertions if len(f) != 1):
-            if len(product) * len(formula) > _MOST:
-                raise self.fail("too many conjunctions")
-            product = [(*a, *b) for a in product for b in formula]
         disjuncts = []
-        for atoms in product:
+        for atoms in self._all_of(f for f in self.assertions if len(f) != 1) if possible else []:
             own, more, possible = _apart(atoms)
             ends = {i: _within(base.get(i), end) for i, end in own.items()}
             if possible and all(low <= high for low, high in {**base, **ends}.values()):
