@@ -13,9 +13,13 @@ from bourn.network.affine import Dense
 from bourn.network.graph import Graph, GraphBuilder
 from bourn.problem.input_set import box, linf_ball
 from bourn.problem.problem import Objectives
+from bourn.program.linear_bounds import Multipliers, back_substitute
+from bourn.program.relaxed import start, with_bounds
+from bourn.relaxations.base import LineRule
 from bourn.relaxations.relu import ReLU
+from bourn.solvers.base import output_rows
 from bourn.solvers.methods import Method, method
-from quick import PROVED
+from quick import PROVED, QUICK
 
 
 def network(seed: int, sizes: tuple[int, ...] = (4, 8, 8, 3)) -> Graph:
@@ -49,6 +53,31 @@ def test_bounds_hold_on_samples(m: Method) -> None:
         for number, value in enumerate(graph.values(points)):
             found = prepared.node(number)
             assert bool((value >= found.lower[problem]).all() & (value <= found.upper[problem]).all())
+
+
+@pytest.mark.parametrize("m", QUICK, ids=lambda m: m.name)
+def test_multipliers_state_the_bound_again(m: Method) -> None:
+    """On the same inner bounds and the whole hull, at the multipliers alone, whatever lines and solver they came from."""
+    graph = network(2)
+    ball = linf_ball(torch.zeros(1, *graph.input_shape, dtype=torch.float64), 0.3)
+    prepared = m.prepare(graph, ball)
+    stated, found = prepared.minimise(OBJECTIVES).bound, prepared.multipliers(OBJECTIVES)
+    assert (found is None) == (prepared.trace(OBJECTIVES, ()) is None)
+    if found is None:
+        return
+    program = start(graph, ball, LineRule.AREA)
+    for z in graph.pre_activations:
+        program = with_bounds(program, z, prepared.bounds[z], None)
+    assert set(found) == set(graph.nonlinear)
+    rows = output_rows(graph, OBJECTIVES)
+
+    def bound(scale: float) -> torch.Tensor:
+        chosen = {v: Multipliers(program.free(v), mu=tuple(scale * t for t in mu)) for v, mu in found.items()}
+        return back_substitute(program, rows, OBJECTIVES.constant, multipliers=chosen).lower
+
+    assert bool((bound(1.0) >= stated - 1e-9).all())
+    # Other multipliers give other bounds: the test can fail.
+    assert bool((bound(-1.0) < stated - 1e-3).any())
 
 
 @pytest.mark.parametrize("m", PROVED, ids=lambda m: m.name)

@@ -52,6 +52,21 @@ class RowBounds:
     passed: Mapping[int, Tensors]
     terms: Mapping[int, Tensor]
 
+    def or_better(self, other: RowBounds) -> RowBounds:
+        """Of each row that of both whose lower bound is higher, with all that belongs to it."""
+        better = other.lower > self.lower
+
+        def choose(own: Tensor, its: Tensor) -> Tensor:
+            return torch.where(better.reshape(*better.shape, *(1,) * (own.dim() - 2)), its, own)
+
+        return RowBounds(
+            choose(self.lower, other.lower),
+            choose(self.upper, other.upper),
+            {v: choose(t, other.kept[v]) for v, t in self.kept.items()},
+            {v: tuple(map(choose, own, other.passed[v])) for v, own in self.passed.items()},
+            {v: choose(t, other.terms[v]) for v, t in self.terms.items()},
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Multipliers:

@@ -23,6 +23,7 @@ from bourn.problem.input_set import InputSet
 from bourn.problem.problem import Objectives
 from bourn.program.linear_bounds import RowBounds
 from bourn.program.relaxed import RelaxedProgram, intersect_outside
+from bourn.relaxations.base import Tensors
 
 
 class Status(Enum):
@@ -76,6 +77,16 @@ class Prepared(ABC):
     def trace(self, objectives: Objectives, keep: Container[int]) -> tuple[RelaxedProgram, RowBounds] | None:
         """The program and the rows on the nodes ``keep`` that the bounds of objectives come from; None if none do."""
         return None
+
+    def multipliers(self, objectives: Objectives) -> Mapping[int, Tensors] | None:
+        """The dual variables behind bounds of objectives, by nonlinear node one (B, M, *shape) an input; None if there are none.
+
+        Each belongs to the equation of one pre-activation.  Any numbers in their place give a valid bound, the dual function
+        there (:func:`bourn.program.linear_bounds.back_substitute` evaluates it); these give the bound of :meth:`minimise`.  They
+        are found anew.
+        """
+        traced = self.trace(objectives, set(self.graph.nonlinear))
+        return None if traced is None else traced[1].passed
 
     def weights(self, objectives: Objectives) -> Tensor | None:
         """Weights (M,) with sum 1 for a batch of one, with which the sum of the objectives has a high bound; None without idea.

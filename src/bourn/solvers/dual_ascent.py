@@ -175,7 +175,9 @@ class Ascended(OnProgram):
 
     def trace(self, objectives: Objectives, keep: Container[int]) -> tuple[RelaxedProgram, RowBounds]:
         rows = output_rows(self.graph, objectives)
-        return self.program, self.solver.ascend(self.program, rows, objectives.constant, self.deadline, keep=keep)
+        closed = back_substitute(self.program, rows, objectives.constant, keep)
+        found = self.solver.ascend(self.program, rows, objectives.constant, self.deadline, keep=keep)
+        return self.program, found.or_better(closed)
 
     def weights(self, objectives: Objectives) -> Tensor | None:
         return linear_weights(self.program, objectives)
