@@ -21,6 +21,12 @@ CNN = str(EXAMPLES / "digits_cnn.onnx")
 BALL = ["--image", IMAGES, "--index", "6", "--radius", "0.115"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def drawing() -> None:
+    """Before the clock of a test runs: the first picture on a machine waits for the list of all its fonts."""
+    import matplotlib.font_manager  # noqa: F401
+
+
 def out(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """What a command that succeeds prints on stdout."""
     assert run(arguments) == 0
