@@ -355,6 +355,14 @@ def test_out_of_time_leaves_valid_bounds() -> None:
     assert torch.equal(found.bound, linear)
 
 
+def test_patience_leaves_the_rest_of_the_layers_in_closed_form() -> None:
+    graph, ball = wide(0)
+    hasty = CuttingPlanes(patience=1e-9).prepare(graph, ball, deadline=Deadline(60))
+    closed = method("crown").prepare(graph, ball).bounds
+    assert not hasty.lps
+    assert all(torch.equal(hasty.bounds[z].lower, closed[z].lower) for z in graph.pre_activations)
+
+
 def test_what_is_enough_takes_no_planes() -> None:
     graph, question = few(0)
     objectives = random_objectives(graph, random(0), 4, inputs=False)

@@ -222,13 +222,19 @@ def tightened(
         deadline.check()
         bounds = solver.relaxed.start.pre_activation(program, z, deadline)
         bounds = bounds.intersect(begin[z]) if begin is not None and z in begin else bounds
-        if climbs(program, z):
-            bounds = solver.begin.entries(program, z, bounds, unstable(graph, z, bounds), soft, inner=True)
-            bounds = tighten(solver.climb, program, z, bounds, unstable(graph, z, bounds), cut.finders, solver.chunk_bytes, soft)
-        else:
-            bounds = models.entries(z, bounds, unstable(graph, z, bounds), soft)
-            bounds = cut.entries(z, bounds, unstable(graph, z, bounds), solver.inner_rounds)
+        if soft.left > 0:
+            bounds = _tighter(cut, z, bounds, soft)
         program = with_bounds(program, z, bounds, None if outside is None else outside.get(z))
         models.grow(program)
         cut = replace(cut, linear=Optimised(solver.relaxed, program, models, deadline))
     return replace(cut, deadline=deadline)
+
+
+def _tighter(cut: Cut, z: int, known: Interval, deadline: Deadline) -> Interval:
+    """Better bounds of a pre-activation: without planes first, then with planes what is still open."""
+    solver, program, graph = cut.solver, cut.program, cut.graph
+    if climbs(program, z):
+        bounds = solver.begin.entries(program, z, known, unstable(graph, z, known), deadline, inner=True)
+        return tighten(solver.climb, program, z, bounds, unstable(graph, z, bounds), cut.finders, solver.chunk_bytes, deadline)
+    bounds = cut.linear.models.entries(z, known, unstable(graph, z, known), deadline)
+    return cut.entries(z, bounds, unstable(graph, z, bounds), solver.inner_rounds)
