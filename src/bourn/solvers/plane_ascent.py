@@ -124,6 +124,7 @@ class _Climbing:
     def _settled(self, value: Tensor) -> Tensor:
         """Which of the entries left need no better bounds than these (2 n,); a hair's breadth off, for they are not rounded."""
         value = (value - 1e-5 * value.abs().clamp(min=1.0)).to(torch.float64)
+        value = value.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)  # numbers beyond float32
         count, places = len(self.left), self.numbers[self.left]
         lower, upper = self.known.lower.flatten().clone(), self.known.upper.flatten().clone()
         lower[places] = torch.maximum(lower[places], value[:count])
