@@ -59,7 +59,7 @@ def test_bounds_are_no_worse_than_on_the_enclosing_box(name: str) -> None:
                 else method(name).prepare(graph, s).minimise(objectives).bound
                 for s in (sets, around)
             )
-            slack = 1e-3 if name == "alpha-crown" else 1e-7  # ascent ends short of the optimum
+            slack = 5e-3 if name == "alpha-crown" else 1e-7  # ascent ends short of the optimum
             assert bool((own >= outer - slack).all()), seed
             better += int((own > outer + 1e-3).sum())
     assert (better > 0) == (name != "deepz")

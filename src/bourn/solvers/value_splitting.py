@@ -173,7 +173,7 @@ class _Run:
     def _bound(self, parts: list[_Part], ascent: DualAscent) -> bool:
         """Bound parts; close what is refuted, keep the others with their next split; True if a counterexample was found.
 
-        Raises ``OutOfTime`` before anything is closed or kept.
+        Raises ``OutOfTime`` with some of that done or none; what the parts are halves of then has to stay open beside them.
         """
         program, empty = self._program(parts)
         closed: list[tuple[_Part, int, Tensor, float, str]] = []
