@@ -94,8 +94,10 @@ def test_the_oracle_finds_affine_pieces_that_fill_the_box() -> None:
 def test_no_bound_passes_the_exact_optimum(iterates: bool) -> None:
     """Objectives and every node of small networks, against the minimum over all activation patterns, without tolerance."""
     seen: Counter[int] = Counter()
+    # What iterates costs far more, and rests on the same statement of bounds.
+    examples = 40 if iterates else 120
 
-    @settings(max_examples=120)
+    @settings(max_examples=examples)
     @given(instances(), seeds)
     def check(instance: Instance, seed: int) -> None:
         graph = instance.graph
@@ -118,8 +120,8 @@ def test_no_bound_passes_the_exact_optimum(iterates: bool) -> None:
 
     check()
     # The test is about unstable neurons: there must have been many.
-    assert sum(seen.values()) >= 110
-    assert sum(count for number, count in seen.items() if number >= 3) >= 40
+    assert sum(seen.values()) >= 0.9 * examples
+    assert sum(count for number, count in seen.items() if number >= 3) >= examples // 3
 
 
 def test_affine_networks_are_bounded_exactly() -> None:
@@ -176,7 +178,7 @@ def point(graph: Graph, seed: int) -> Tensor:
     return torch.randn(1, *graph.input_shape, dtype=torch.float64, generator=random(seed + 1))
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(seeds, st.sampled_from([0.0, 0.0, 1e-14, 1e-9, 1e-3]))
 def test_intervals_hold_exact_values_of_ill_conditioned_networks(seed: int, radius: float) -> None:
     """Bounds of every node hold the real-arithmetic values, where evaluating in float64 gets few digits or none."""
@@ -263,7 +265,7 @@ def with_stated_errors(graph: Graph, generator: torch.Generator, weight_error: f
     return Graph(tuple(stated), graph.output), Graph(tuple(true), graph.output)
 
 
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(instances(), seeds, st.sampled_from([0.3, 1e-2, 1e-6]))
 def test_stated_errors_of_weights_and_biases_are_covered(instance: Instance, seed: int, weight_error: float) -> None:
     """Bounds hold for every network whose weights lie within ``weight_error`` and ``bias_error`` of the graph's."""
