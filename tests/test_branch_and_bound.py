@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bourn.certificates.splits import Leaf, Part, Split, SplitTree, covers, together
-from bourn.deadline import NEVER, Deadline
+from bourn.deadline import NEVER, Deadline, Stop
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box, box, linf_ball
 from bourn.problem.problem import Problem
@@ -37,11 +38,13 @@ from networks import Exact, Layers, at_most, convolutional, mlp, random, residua
 KINDS = ("mlp", "residual", "convolution")
 HOWS: dict[str, Splitting] = {
     "input": InputSplitting(batch=64),
-    "input, other rules": InputSplitting(batch=64, rule="smear", memory=0),
+    "input, other rules": InputSplitting(batch=64, rule="smear", worst_first=0.0),
     "neurons": NeuronSplitting(),
     "values": ValueSplitting(batch=8),
     "neurons, look-ahead": NeuronSplitting(ways=(Way("babsr", ahead=4),)),
-    "neurons, no memory": NeuronSplitting(ways=(Way("widest", again=Climb(steps=2)),), memory=0, climb=Climb(steps=1)),
+    "neurons, newest first": NeuronSplitting(
+        ways=(Way("widest", again=Climb(steps=2)),), worst_first=0.0, climb=Climb(steps=1)
+    ),
 }
 
 
@@ -146,7 +149,7 @@ SMOOTH: dict[str, tuple[ElementWise, ...]] = {
 @pytest.mark.parametrize("functions", SMOOTH)
 def test_values_of_any_function_are_split(functions: str) -> None:
     """A little below the least value met all is refuted, by leaves that cover the box; what is met is never refuted."""
-    for seed, memory in enumerate((0, 1 << 30)):
+    for seed, worst_first in enumerate((0.0, 0.5)):
         layers = Layers((1, 3), random(seed), grid=False)
         graph = residual(layers, 3, 2, 2, SMOOTH[functions]) if seed else mlp(layers, [4, 4], 2, SMOOTH[functions])
         box_ = linf_ball(torch.zeros(1, 1, 3), 0.6)
@@ -157,7 +160,7 @@ def test_values_of_any_function_are_split(functions: str) -> None:
         for threshold, holds in ((least - spread / 5, True), (least, False)):
             problem = Problem(graph, box_, Specification((above(row, threshold),)))
             inner = method("crown").prepare(graph, box_).bounds
-            outcome = ValueSplitting(memory=memory).run(problem, [0], inner, lambda x: False, NEVER, 400 if holds else 20)
+            outcome = ValueSplitting(worst_first=worst_first).run(problem, [0], inner, lambda x: False, NEVER, 400 if holds else 20)
             assert bool(outcome.refuted) is holds, (seed, outcome)
             assert holds or at_most(outcome.bounds[0], Fraction(1, 10**9))
             for tree in outcome.refuted.values():
@@ -201,6 +204,50 @@ def test_stopped_at_any_time_the_bound_is_valid(how: str) -> None:
         inner = method("ibp").prepare(case.graph, case.box).bounds
         late = HOWS[how].run(case.problem, [0], inner, lambda x: False, Deadline(1e-9))
         assert late.refuted or (late.left and all(at_most(b, Fraction(1, 10**5)) for b in late.bounds.values()))
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_out_of_its_memory_a_tree_stops_and_keeps_its_bound(how: str) -> None:
+    """At every budget: it says so, and the bound holds; with enough of it, all is refuted."""
+    case = Case("mlp", 1)
+    asked = above(case.row, case.least - Fraction(1, 10**4))
+    whole = case.ask(HOWS[how], asked)
+    assert whole.refuted
+    stopped = 0
+    for memory in (1, 3000, 10_000):
+        outcome = case.ask(replace(HOWS[how], memory=memory), asked)  # type: ignore[type-var]
+        if outcome.refuted:
+            continue
+        stopped += 1
+        assert outcome.stopped.startswith("out of the ")
+        assert 0 < outcome.left <= outcome.subproblems <= whole.subproblems
+        assert all(at_most(b, Fraction(1, 10**4)) for b in outcome.bounds.values())
+    assert stopped or whole.subproblems == 1
+
+
+class _Later(Stop):
+    """Asks to stop when it was looked at so many times."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+
+    @property
+    def reason(self) -> str:  # type: ignore[override]
+        self.looks -= 1
+        return "interrupted" if self.looks < 0 else ""
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_interrupted_at_any_moment_the_bound_is_valid(how: str) -> None:
+    case = Case("mlp", 1)
+    near = Fraction(1, 10**4)
+    case.problem = Problem(case.graph, case.box, Specification((above(case.row, case.least - near),)))
+    inner = method("crown").prepare(case.graph, case.box).bounds
+    for looks in (0, 1, 3, 10, 30):
+        deadline = Deadline(stop=_Later(looks))
+        outcome = HOWS[how].run(case.problem, [0], inner, lambda x: False, deadline)
+        assert outcome.refuted or (outcome.left and outcome.stopped == "interrupted")
+        assert all(at_most(b, near) for b in outcome.bounds.values())
 
 
 @pytest.mark.parametrize("rule", [*BRANCHING_INPUTS, *BRANCHING_NEURONS])

@@ -41,7 +41,9 @@ class Bounding:
 
     def within(self, deadline: Deadline) -> Deadline:
         """The deadline for this method."""
-        return Deadline(self.seconds) if deadline.seconds is None else deadline.part(self.share)
+        if deadline.seconds is not None:
+            return deadline.part(self.share)
+        return deadline if self.seconds is None else deadline.within(self.seconds)
 
 
 @dataclass(frozen=True)

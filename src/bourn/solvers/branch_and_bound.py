@@ -45,7 +45,7 @@ class BranchAndBound:
         if not open_ or self.how.refusal(problem, inner):
             return None
         left = SECONDS if math.isinf(deadline.left) else max(self.share * deadline.left, 1e-3)
-        own = Deadline(left - min(1.0, RESERVE * left))
+        own = deadline.within(left - min(1.0, RESERVE * left))
         try:
             return self.how.run(problem, open_, inner, accept, own)
         except CannotSplit:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bourn.certificates.splits import Leaf, SplitTree
 from bourn.problem.problem import Problem
-from bourn.solvers.subproblems import Outcome, Path, leaf
+from bourn.solvers.subproblems import Outcome, Path, leaf, leaf_bytes
 
 
 @dataclass(eq=False)
@@ -40,15 +40,19 @@ P = TypeVar("P", bound=OpenPart)
 class Frontier(Generic[P]):
     """The open parts of a tree for the conjunctions numbered ``open_``.
 
-    ``size``: bytes of a part; beyond ``memory`` for all of them the newest come first, which keeps their number down.  ``stuck``:
-    parts that nothing is left to split in.
+    ``size``: bytes of a part.  Where parts and leaves take the share ``worst_first`` of ``memory``, the newest parts come first,
+    which keeps their number down; where they take all of it the tree is :attr:`full`.  ``stuck``: parts that nothing is left to
+    split in.  ``depth``: the most splits of a part so far.
     """
 
     open_: list[int]
     size: int
     memory: int
+    worst_first: float
     stuck: list[P] = field(default_factory=list)
     leaves: dict[int, list[Leaf]] = field(init=False)
+    depth: int = 0
+    _leaf_bytes: int = 0
     _heap: list[tuple[float, int, P]] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _newest_first: bool = False
@@ -64,14 +68,25 @@ class Frontier(Generic[P]):
         """All open parts."""
         return [*(part for _, _, part in self._heap), *self.stuck]
 
+    @property
+    def bytes(self) -> int:
+        """About what its parts and leaves take."""
+        return (len(self._heap) + len(self.stuck)) * self.size + self._leaf_bytes
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no memory left for more."""
+        return self.bytes > self.memory
+
     def add(self, part: P) -> None:
         """Put an open part to the others."""
+        self.depth = max(self.depth, part.path.depth)
         number = next(self._numbers)
         heapq.heappush(self._heap, (-float(number) if self._newest_first else part.worst, number, part))
 
     def take(self, count: int) -> list[P]:
         """The next so many parts, or as many as there are."""
-        if not self._newest_first and len(self._heap) * self.size > self.memory:
+        if not self._newest_first and self.bytes > self.worst_first * self.memory:
             self._newest_first = True
             self._heap = [(-float(n), n, part) for _, n, part in self._heap]
             heapq.heapify(self._heap)
@@ -80,6 +95,8 @@ class Frontier(Generic[P]):
     def close(self, part: P, k: int, weights: Tensor, bound: float, method: str) -> None:
         """A conjunction is refuted on a part."""
         self.leaves[k].append(leaf(part.path, weights, bound, method))
+        self.depth = max(self.depth, part.path.depth)
+        self._leaf_bytes += leaf_bytes(part.path.depth, len(weights))
         del part.values[k], part.stated[k]
 
     def bounds(self) -> dict[int, float]:
@@ -95,4 +112,4 @@ class Frontier(Generic[P]):
         bounds = self.bounds()
         closed = {k: own for k, own in self.leaves.items() if k not in bounds and not found}
         refuted = {k: SplitTree(problem.conjunctions[k], tuple(own)) for k, own in closed.items()}
-        return Outcome(refuted, bounds, subproblems, len(self.everything), stopped, found)
+        return Outcome(refuted, bounds, subproblems, len(self.everything), stopped, found, self.depth)

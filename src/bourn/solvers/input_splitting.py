@@ -23,7 +23,18 @@ from bourn.problem.input_set import Box
 from bourn.problem.problem import Problem
 from bourn.solvers.box_bounds import BoundedBoxes, bounded
 from bourn.solvers.branching import BRANCHING_INPUTS, Sides
-from bourn.solvers.subproblems import Accept, Outcome, Path, Splitting, WeightedRows, best_weights, leaf, try_points
+from bourn.solvers.subproblems import (
+    Accept,
+    Outcome,
+    Path,
+    Splitting,
+    WeightedRows,
+    best_weights,
+    leaf,
+    leaf_bytes,
+    over_budget,
+    try_points,
+)
 from bourn.solvers.tightening import widest
 
 METHOD = "CROWN on a part of the input set"
@@ -33,13 +44,15 @@ METHOD = "CROWN on a part of the input set"
 class InputSplitting(Splitting):
     """``batch`` boxes at a time, the worst bounds first; ``rule``: which side is halved (:data:`BRANCHING_INPUTS`).
 
-    ``memory``: bytes for open parts; beyond them the newest parts come first, which keeps their number down.  ``row_bytes``
-    bounds the memory of one node's functions, and with it the batch.  Inputs of more than ``most_inputs`` entries are not split.
+    ``memory``: bytes for the tree; beyond the share ``worst_first`` of them the newest parts come first, which keeps their number
+    down, and where all are taken it stops.  ``row_bytes`` bounds the memory of one node's functions, and with it the batch.
+    Inputs of more than ``most_inputs`` entries are not split.
     """
 
     batch: int = 256
     rule: str = "loss"
     memory: int = 1 << 30
+    worst_first: float = 0.5
     row_bytes: int = 1 << 22
     most_inputs: int = 20
 
@@ -126,7 +139,7 @@ class _Run:
         self.leaves: list[list[Leaf]] = [[] for _ in open_]
         self.heap: list[tuple[float, int, int, int]] = []
         self.stuck: list[Tensor] = []
-        self.pushed, self.done, self.newest_first = 0, 0, False
+        self.pushed, self.done, self.newest_first, self.depth, self.leaf_bytes = 0, 0, False, 0, 0
         self.width = widest(self.graph, self.graph.output)
 
     def loop(self, inner: Mapping[int, Interval], deadline: Deadline, most: float) -> Outcome:
@@ -146,9 +159,13 @@ class _Run:
         stopped, found, size = "", False, 16 * (known.numel() + box.lower.numel())
         while self.heap and not found:
             if deadline.left <= 0 or self.done >= most:
-                stopped = "out of time" if deadline.left <= 0 else f"after {self.done} subproblems"
+                stopped = deadline.why if deadline.left <= 0 else f"after {self.done} subproblems"
                 break
-            if not self.newest_first and len(self.heap) * size > self.how.memory:
+            taken = len(self.heap) * size + self.leaf_bytes
+            if self.done and taken > self.how.memory:
+                stopped = over_budget(self.how.memory)
+                break
+            if not self.newest_first and taken > self.how.worst_first * self.how.memory:
                 self.newest_first = True
                 self.heap = [(-float(number), number, part, open_) for _, number, part, open_ in self.heap]
                 heapq.heapify(self.heap)
@@ -181,11 +198,12 @@ class _Run:
         refuted = {k: SplitTree(self.problem.conjunctions[k], leaves) for k, leaves in closed.items()}
         if count and not stopped:
             stopped = "parts left that float64 cannot halve"
-        return Outcome(refuted, bounds, self.done, count, stopped, found)
+        return Outcome(refuted, bounds, self.done, count, stopped, found, self.depth)
 
     def _work(self, parts: _Parts) -> bool:
         """Bound the parts of a batch, close what is refuted, halve the others; True if a counterexample was found."""
         self.done += len(parts.paths)
+        self.depth = max(self.depth, *(path.depth for path in parts.paths))
         boxes = self._bounded(parts)
         bounds, weights = self._decide(parts, boxes)
         alive = torch.nonzero((bounds < math.inf).any(1))[:, 0]
@@ -256,6 +274,7 @@ class _Run:
         for i in torch.nonzero(open_ & (bound >= 0))[:, 0].tolist():
             if refutes(conjunction, tuple(weights[i].tolist()), float(bound[i])):
                 self.leaves[number].append(leaf(parts.paths[i], weights[i], float(bound[i]), METHOD))
+                self.leaf_bytes += leaf_bytes(parts.paths[i].depth, weights.shape[1])
                 found[i, number] = math.inf
 
     def _halve(self, parts: _Parts, sides: Tensor) -> None:

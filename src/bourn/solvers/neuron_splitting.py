@@ -32,7 +32,7 @@ from bourn.solvers.branching import BRANCHING_NEURONS, Scene
 from bourn.solvers.frontier import Frontier, OpenPart
 from bourn.solvers.retightening import tighten
 from bourn.solvers.split_ascent import Climb
-from bourn.solvers.subproblems import Accept, Outcome, Path, Splitting, WeightedRows, try_points
+from bourn.solvers.subproblems import Accept, Outcome, Path, Splitting, WeightedRows, over_budget, try_points
 from bourn.solvers.ways import Record, Way, choose, forecast
 
 METHOD = "dual ascent with multipliers for splits"
@@ -43,9 +43,9 @@ class NeuronSplitting(Splitting):
     """At most ``batch`` subproblems at a time, as many as take about ``seconds``, the worst bounds first.
 
     ``ways``: how a subproblem may be split, the cheapest first.  ``climb`` is the ascent on a subproblem, ``root`` the first one.
-    ``memory``: bytes for open subproblems; beyond them the newest come first, which keeps their number down.  ``matrix_bytes``:
-    what the matrices that subproblems share may take.  ``patience``: after this share of its time it goes on only while the tree is
-    forecast to end within the rest.
+    ``memory``: bytes for the tree; beyond the share ``worst_first`` of them the newest subproblems come first, which keeps their
+    number down, and where all are taken it stops.  ``matrix_bytes``: what the matrices that subproblems share may take.
+    ``patience``: after this share of its time it goes on only while the tree is forecast to end within the rest.
     """
 
     batch: int = 128
@@ -54,6 +54,7 @@ class NeuronSplitting(Splitting):
     root: Climb = field(default=Climb(steps=60, decay=0.96))
     climb: Climb = field(default=Climb())
     memory: int = 1 << 30
+    worst_first: float = 0.5
     matrix_bytes: int = 1 << 30
     patience: float = 1.0
 
@@ -119,7 +120,7 @@ class _Run:
         self.layer = torch.zeros(self.shared.count, dtype=torch.int64, device=problem.network.device)
         for number, own in enumerate(self.shared.place.values()):
             self.layer[own] = number
-        self.tree: Frontier[_Part] = Frontier(open_, (17 + 8 * len(open_)) * max(1, self.shared.count), how.memory)
+        self.tree: Frontier[_Part] = Frontier(open_, (17 + 8 * len(open_)) * max(1, self.shared.count), how.memory, how.worst_first)
         self.points: list[Tensor] = []
         self.records = [Record(way) for way in how.ways]
         self.done, self.stopped = 0, ""
@@ -143,7 +144,10 @@ class _Run:
                 self.stopped = "forecast to take longer than there is time"
                 return False
             if self.deadline.left <= 0 or self.done >= most:
-                self.stopped = "out of time" if self.deadline.left <= 0 else f"after {self.done} subproblems"
+                self.stopped = self.deadline.why if self.deadline.left <= 0 else f"after {self.done} subproblems"
+                return False
+            if self.tree.full:
+                self.stopped = over_budget(self.how.memory)
                 return False
             record, seconds = choose(self.records, number, len(self.tree), self.deadline.left)
             own = self.tree.take(record.batch)

@@ -33,6 +33,7 @@ class Outcome:
     ``refuted``: the conjunctions refuted, by number.  ``bounds``: of every other one a lower bound, over the whole input set, of
     the best weighted sum of its rows in each part; valid whenever the run was stopped.  ``subproblems``: how many were bounded;
     ``left``: how many are open; ``stopped``: why it ended with some left.  ``found``: whether a counterexample was accepted.
+    ``depth``: the most splits on the way to a part.
     """
 
     refuted: Mapping[int, SplitTree]
@@ -41,6 +42,7 @@ class Outcome:
     left: int = 0
     stopped: str = ""
     found: bool = False
+    depth: int = 0
 
 
 class Splitting(ABC):
@@ -71,14 +73,15 @@ class Splitting(ABC):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Path:
-    """The splits of a subproblem, the last one first."""
+    """The splits of a subproblem, the last one first; ``depth``: how many."""
 
     split: Split | None = None
     parent: Path | None = None
+    depth: int = 0
 
     def then(self, split: Split) -> Path:
         """The path with one split more."""
-        return Path(split, self)
+        return Path(split, self, self.depth + 1)
 
     def splits(self) -> tuple[Split, ...]:
         """The splits from the root on."""
@@ -159,6 +162,16 @@ def try_points(rows: WeightedRows, groups: Sequence[Sequence[int]], x: Tensor, a
             if accept(x[i]):
                 return True
     return False
+
+
+def leaf_bytes(depth: int, rows: int) -> int:
+    """About what a leaf keeps in memory (measured): its splits and weights, and a share of the path to it."""
+    return 400 + 8 * depth + 32 * rows
+
+
+def over_budget(memory: int) -> str:
+    """Why a tree stops growing whose parts and leaves take more than ``memory`` bytes."""
+    return f"out of the {memory / 1e6:.4g} MB for its tree"
 
 
 def leaf(path: Path, weights: Tensor, bound: float, method: str) -> Leaf:

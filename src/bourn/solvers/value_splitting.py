@@ -37,7 +37,7 @@ from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.frontier import Frontier, OpenPart
 from bourn.solvers.neuron_splitting import NeuronSplitting
 from bourn.solvers.simplex import Simplex
-from bourn.solvers.subproblems import Accept, Outcome, Path, Splitting, WeightedRows, best_weights, try_points
+from bourn.solvers.subproblems import Accept, Outcome, Path, Splitting, WeightedRows, best_weights, over_budget, try_points
 from bourn.solvers.tightening import widest
 
 METHOD = "dual ascent with multipliers for splits"
@@ -56,7 +56,8 @@ class ValueSplitting(Splitting):
     """At most ``batch`` parts at a time, as many as take about ``seconds``, the worst bounds first.
 
     ``ascent`` is that on a part, ``root`` the first one, ``last`` that on a part with nothing left to split.  ``row_bytes``: for
-    one set of rows.  ``memory``: bytes for open parts; beyond them the newest come first.
+    one set of rows.  ``memory``: bytes for the tree; beyond the share ``worst_first`` of them the newest parts come first, and
+    where all are taken it stops.
     """
 
     batch: int = 64
@@ -66,6 +67,7 @@ class ValueSplitting(Splitting):
     last: DualAscent = field(default=DualAscent(steps=150, decay=0.98))
     row_bytes: int = 1 << 23
     memory: int = 1 << 30
+    worst_first: float = 0.5
 
     name: ClassVar[str] = "splitting pre-activations"
 
@@ -141,7 +143,7 @@ class _Run:
         nothing = dict.fromkeys(open_, -math.inf)
         self.first = _Part(Path(), dict(nothing), dict(nothing), known, {}, len(self.graph.nodes))
         entries = sum(b.lower.numel() for b in known.values())
-        self.tree: Frontier[_Part] = Frontier(open_, 32 * entries, how.memory)
+        self.tree: Frontier[_Part] = Frontier(open_, 32 * entries, how.memory, how.worst_first)
         self.at_once = max(1, how.row_bytes // (8 * widest(self.graph, self.graph.output)))
         self.closed_form = BackSubstitution(LineRule.AREA)
         self.done, self.stopped = 0, ""
@@ -154,7 +156,10 @@ class _Run:
                 return True
             while len(self.tree):
                 if self.deadline.left <= 0 or self.done >= most:
-                    self.stopped = "out of time" if self.deadline.left <= 0 else f"after {self.done} subproblems"
+                    self.stopped = self.deadline.why if self.deadline.left <= 0 else f"after {self.done} subproblems"
+                    return False
+                if self.tree.full:
+                    self.stopped = over_budget(self.how.memory)
                     return False
                 taken, began = self.tree.take(size), time.monotonic()
                 children = [part.half(self.graph, side) for part in taken for side in Part]
@@ -165,7 +170,7 @@ class _Run:
                 size = min(size, self.at_once)
         except OutOfTime:
             self.tree.stuck += taken  # whatever became of their halves: the bounds of the whole hold for these
-            self.stopped = "out of time"
+            self.stopped = self.deadline.why
         if self.tree.stuck and not self.stopped:
             self.stopped = "parts with nothing to split that no bound refutes"
         return False
