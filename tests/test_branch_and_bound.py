@@ -16,13 +16,16 @@ from bourn.network.graph import Graph
 from bourn.problem.input_set import Box, box, linf_ball
 from bourn.problem.problem import Problem
 from bourn.problem.specification import Conjunction, Row, Specification
+from bourn.relaxations.absolute import Absolute
 from bourn.relaxations.base import ElementWise
 from bourn.relaxations.clip import Clip
 from bourn.relaxations.gelu import Gelu
 from bourn.relaxations.leaky_relu import LeakyReLU
 from bourn.relaxations.relu import ReLU
 from bourn.relaxations.sigmoid import Sigmoid
+from bourn.relaxations.silu import Silu
 from bourn.relaxations.sine import Sine
+from bourn.relaxations.softplus import Softplus
 from bourn.relaxations.tanh import Tanh
 from bourn.solvers.branch_and_bound import BranchAndBound
 from bourn.solvers.branching import BRANCHING_INPUTS, BRANCHING_NEURONS
@@ -320,6 +323,23 @@ def test_a_tree_that_would_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         if not ends:
             assert outcome.stopped == "forecast to take longer than there is time"
             assert at_most(outcome.bounds[0], Fraction(1, 1000))
+
+
+@pytest.mark.parametrize(("seed", "functions"), [(68, (ReLU(), Silu())), (102, (Absolute(), Softplus()))])
+def test_parts_that_turn_out_empty(seed: int, functions: tuple[ElementWise, ...]) -> None:
+    """Splits may leave a part without inputs, whose bounds then cross in the middle of the network: it is closed, nothing fails."""
+    generator = random(seed)
+    torch.randperm(9, generator=generator)
+    graph = residual(Layers((1, 3), generator), 3, 2, 2, functions)
+    center, radius = (make(1, 1, 3, dtype=torch.float64, generator=generator) for make in (torch.randn, torch.rand))
+    points = box(center - radius, center + radius).sample(500, generator)[0]
+    c = torch.randn(2, dtype=torch.float64, generator=generator)
+    least = float((graph.evaluate(points).flatten(1) @ c).min())
+    row = Row.of(dict(enumerate(c.tolist())), {}, -least)
+    problem = Problem(graph, box(center - radius, center + radius), Specification((Conjunction((row,)),)))
+    inner = method("crown").prepare(graph, problem.box).bounds
+    outcome = ValueSplitting().run(problem, [0], inner, lambda x: False, Deadline(20.0), 150)
+    assert not outcome.refuted and not outcome.found
 
 
 @pytest.mark.parametrize("how", [InputSplitting(), NeuronSplitting()], ids=["inputs", "neurons"])

@@ -32,6 +32,7 @@ from bourn.solvers.methods import method
 from bourn.verification import verify
 from composed_models import COMPOSED, TABLE, choices, one
 from onnx_models import agrees, model, node, numbers, operations
+from quick import PROVED
 from test_onnx_windows import windows
 
 
@@ -120,6 +121,16 @@ def test_what_is_no_gelu_or_silu_stays() -> None:
         [node("Relu", "x", "t"), node("Sigmoid", "t", "s"), node("Mul", "s x")],
     ):
         assert "Product" in operations(agrees(model(nodes, TABLE, constants)))
+
+
+@pytest.mark.parametrize("name", ["MatMul (2, 1, 2, 3) (2, 3, 2)", "Gemm"])
+def test_the_whole_plan_goes_on_where_products_read_selections(name: str) -> None:
+    """Bounds are of pre-activations, whichever method of the plan they come from; those of selections are none."""
+    graph = from_model(COMPOSED[name])
+    center = torch.randn(1, *graph.input_shape, dtype=torch.float64, generator=networks.random(5))
+    question = box(center - 0.3, center + 0.3)
+    for m in PROVED:
+        assert set(m.prepare(graph, question).bounds) == set(graph.pre_activations), m.name
 
 
 def test_a_recognised_gelu_is_the_function_of_the_file() -> None:

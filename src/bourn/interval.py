@@ -35,6 +35,11 @@ class Interval:
                 f"lower bound {self.lower[where].item()} is not at most upper bound {self.upper[where].item()} at index {where}"
             )
 
+    @classmethod
+    def between(cls, one: Tensor, other: Tensor) -> Interval:
+        """The interval between two numbers in either order: bounds of what is empty may cross, and of that any bounds hold."""
+        return cls(torch.minimum(one, other), torch.maximum(one, other))
+
     @property
     def shape(self) -> torch.Size:
         return self.lower.shape

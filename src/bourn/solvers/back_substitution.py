@@ -80,7 +80,8 @@ class BackSubstitution(Solver):
             if local_size is not None:
                 low, high = (t.reshape(part.batch, positions, channels).mT for t in (low, high))
             parts.append((low.reshape(part.batch, *shape), high.reshape(part.batch, *shape)))
-        found = Interval(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+        lower, upper = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+        found = Interval.between(lower, upper) if program.imposed else Interval(lower, upper)
         return within_range(program, node, found)
 
     def _chunks(self, program: RelaxedProgram, numbers: int) -> Iterator[RelaxedProgram]:
@@ -119,7 +120,9 @@ class BackSubstitution(Solver):
 def within_range(program: RelaxedProgram, node: int, found: Interval) -> Interval:
     """Bounds of a node within what its hull says, where it is a nonlinear one."""
     operation = program.graph.nodes[node].operation
-    return within_hull(operation, program.inputs_of(node), found) if isinstance(operation, Nonlinearity) else found
+    if not isinstance(operation, Nonlinearity):
+        return found
+    return within_hull(operation, program.inputs_of(node), found, imposed=bool(program.imposed))
 
 
 def coefficient_error(program: RelaxedProgram, rows: Mapping[int, Tensor], objectives: Objectives) -> Tensor | float:

@@ -111,7 +111,7 @@ class OnProgram(Prepared):
 
     @property
     def bounds(self) -> Mapping[int, Interval]:  # type: ignore[override]
-        return self.program.bounds
+        return {z: self.program.bounds[z] for z in self.graph.pre_activations}
 
 
 class Solver(ABC):

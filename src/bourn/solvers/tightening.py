@@ -35,11 +35,16 @@ def unstable(graph: Graph, node: int, bounds: Interval) -> Tensor:
     return open_ if readers else torch.ones_like(open_)
 
 
-def within_hull(operation: Nonlinearity, z: tuple[Interval, ...], found: Interval) -> Interval:
-    """Bounds of a nonlinear node's values within what its hull says, where it is not its lines: a ReLU's are at least 0."""
+def within_hull(operation: Nonlinearity, z: tuple[Interval, ...], found: Interval, *, imposed: bool = False) -> Interval:
+    """Bounds of a nonlinear node's values within what its hull says, where it is not its lines: a ReLU's are at least 0.
+
+    ``imposed``: bounds from outside may have left no values at all, and then do not fit together.
+    """
     own = operation.range(*z)
     says = ~operation.stable(*z) | (own.lower == own.upper)
-    return found.intersect(Interval(own.lower.where(says, -math.inf), own.upper.where(says, math.inf)))
+    lower = torch.maximum(found.lower, own.lower.where(says, -math.inf))
+    upper = torch.minimum(found.upper, own.upper.where(says, math.inf))
+    return Interval.between(lower, upper) if imposed else Interval(lower, upper)
 
 
 def refine(
@@ -110,4 +115,5 @@ def _refine(
             own = marked[chosen].gather(1, piece)
             lower[chosen[:, None], piece] = torch.where(own, low, lower[chosen[:, None], piece])
             upper[chosen[:, None], piece] = torch.where(own, high, upper[chosen[:, None], piece])
-    return Interval(lower.reshape(known.shape), upper.reshape(known.shape))
+    lower, upper = lower.reshape(known.shape), upper.reshape(known.shape)
+    return Interval.between(lower, upper) if program.imposed else Interval(lower, upper)

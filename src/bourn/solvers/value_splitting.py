@@ -269,7 +269,7 @@ class _Run:
                 lower, upper = torch.maximum(lower, found.lower), torch.minimum(upper, found.upper)
                 empty |= (lower > upper).flatten(1).any(1)
             # On an empty part any bounds hold.
-            bounds, outside = Interval(torch.minimum(lower, upper), torch.maximum(lower, upper)), self._imposed(parts, z)
+            bounds, outside = Interval.between(lower, upper), self._imposed(parts, z)
             if outside is not None:
                 against = (outside.lower > bounds.upper) | (outside.upper < bounds.lower)
                 empty |= against.flatten(1).any(1)
