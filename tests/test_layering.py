@@ -38,6 +38,8 @@ LAYERS = (
     "views",
     "layer_losses",
     "plans",
+    "deciding",
+    "unknowns",
     "verification",
     "proving",
     "proof_trees",

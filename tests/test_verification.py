@@ -15,6 +15,7 @@ import torch
 
 import bourn
 from bourn.attacks.projected_gradient import ProjectedGradient
+from bourn.certificates.account import Step
 from bourn.certificates.evidence import Falsified, Refutation, Unknown, Verified
 from bourn.deadline import Deadline
 from bourn.errors import BournError, UsageError
@@ -22,7 +23,7 @@ from bourn.formats.model import Model
 from bourn.formats.vnnlib import parse
 from bourn.problem.problem import Case, Question, problems
 from bourn.problem.specification import Row, Specification
-from bourn.verification import Result, Step, verify
+from bourn.verification import Result, verify
 from quick import UP_TO_LP_ALL
 from verify_models import EXAMPLES, IDENTITY, RELU_IDENTITY, Reading, mlp, run_onnx, vnnlib
 

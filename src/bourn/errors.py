@@ -38,3 +38,10 @@ class EmptyInputSetError(SpecificationError):
 
 class UsageError(BournError):
     """An argument is wrong: a shape that does not fit, an unknown method, a timeout of zero."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory could not be had: Python's own, or one of torch's, which have no class in common."""
+    if isinstance(error, BournError):
+        return False
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from bourn.attacks.projected_gradient import ProjectedGradient
 from bourn.deadline import Deadline
-from bourn.solvers.adjustments import patient
+from bourn.errors import UsageError
+from bourn.network.graph import Graph
+from bourn.solvers.adjustments import patient, within
 from bourn.solvers.branch_and_bound import BranchAndBound
 from bourn.solvers.input_splitting import InputSplitting
 from bourn.solvers.methods import Method, method
@@ -38,7 +40,6 @@ class Bounding:
         name = f"{self.method.name}, trusting {self.method.trusts}" if self.method.trusts else self.method.name
         return f"{name} on the best inner bounds" if self.stand is Stand.BEST else name
 
-
     def within(self, deadline: Deadline) -> Deadline:
         """The deadline for this method."""
         if deadline.seconds is not None:
@@ -53,6 +54,32 @@ class Plan:
     steps: tuple[ProjectedGradient | Bounding | BranchAndBound, ...]
 
 
+def within_memory(plan: Plan, memory: float, graph: Graph) -> Plan:
+    """The plan for ``graph`` in about ``memory`` bytes: half of them for a tree of splits, the rest for what is computed at a time.
+
+    What HiGHS takes for a linear program is not counted.
+    """
+    if memory < LEAST_MEMORY:
+        raise UsageError(f"a memory budget of {memory / 1e6:.4g} MB is too small; the least is {LEAST_MEMORY / 1e6:.4g} MB")
+    points = max(1, int(memory / 2 / (_COPIES * 8 * sum(node.size for node in graph.nodes))))
+
+    def fitted(step: ProjectedGradient | Bounding | BranchAndBound) -> ProjectedGradient | Bounding | BranchAndBound:
+        match step:
+            case ProjectedGradient():
+                return replace(step, most_points=min(step.most_points, points))
+            case Bounding():
+                return replace(step, method=within(step.method, memory / 2))
+            case BranchAndBound():
+                return replace(step, how=step.how.within(int(memory / 2)))
+
+    return Plan(tuple(fitted(step) for step in plan.steps))
+
+
+LEAST_MEMORY = 1e6
+"""Bytes below which a budget is taken for a mistake."""
+_COPIES = 4
+"""Times the values of all nodes that a gradient keeps in memory."""
+
 CHEAP_FIRST = Plan(
     (
         ProjectedGradient(steps=20, restarts=4, patience=0.3),
@@ -61,7 +88,7 @@ CHEAP_FIRST = Plan(
         Bounding(method("fast-lin")),
         Bounding(method("crown"), Stand.BEST),
         Bounding(method("alpha-crown"), Stand.BEST),
-        ProjectedGradient(steps=100, restarts=10, seed=1, patience=0.3, samples=20_000),
+        ProjectedGradient(steps=100, restarts=10, seed=1, patience=0.3, samples=20_000, name="longer attack"),
         BranchAndBound(InputSplitting(), share=0.85),
         Bounding(patient(method("alpha-crown-all"), 0.5), Stand.ON_TOP),
         BranchAndBound(NeuronSplitting(patience=0.05)),

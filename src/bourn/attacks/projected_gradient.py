@@ -15,16 +15,14 @@ from torch import Tensor
 from bourn.deadline import Deadline, OutOfTime
 from bourn.problem.problem import Objectives, Problem
 
-_AT_ONCE = 4096
-"""How many random points go through the network at once."""
-
 
 @dataclass(frozen=True)
 class ProjectedGradient:
     """``restarts`` points for every conjunction, ``steps`` steps each: by the gradient's signs in a box, along it in a ball.
 
     The first step moves by ``first_step`` of the set's width, the last by ``last_step``.  ``most_points``
-    bounds how many points go through the network at once.  ``patience``: the share of the time left that it may take.
+    bounds how many points go through the network at once, eight times as many where no gradient is asked for.  ``patience``: the
+    share of the time left that it may take.
     ``samples``: before that, so many random points, many on faces, are tried where the input has at most ``few`` entries: a
     counterexample may lie where no gradient leads, in a corner of a set that is small enough to be searched.
     """
@@ -38,6 +36,7 @@ class ProjectedGradient:
     patience: float = 1.0
     samples: int = 0
     few: int = 20
+    name: str = "attack"
 
     def run(
         self, problem: Problem, accept: Callable[[Tensor], bool], deadline: Deadline, starts: Tensor | None = None
@@ -72,9 +71,10 @@ class ProjectedGradient:
     def _search(self, aim: _Aim, accept: Callable[[Tensor], bool], deadline: Deadline) -> bool:
         """Try random points, for all conjunctions at once."""
         generator, patience = torch.Generator().manual_seed(self.seed), 20
-        for first in range(0, self.samples, _AT_ONCE):
+        at_once = 8 * self.most_points
+        for first in range(0, self.samples, at_once):
             deadline.check()
-            x = self._somewhere(aim.problem, min(_AT_ONCE, self.samples - first), generator)
+            x = self._somewhere(aim.problem, min(at_once, self.samples - first), generator)
             rows = row_values(aim.problem, aim.objectives, x).nan_to_num(nan=torch.inf)
             for c, member in enumerate(aim.member):
                 worst = torch.cat([rows[:, member], rows.new_full((len(x), 1), -torch.inf)], 1).amax(1)

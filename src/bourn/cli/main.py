@@ -19,7 +19,7 @@ from contextlib import contextmanager
 import click
 
 from bourn._version import __version__
-from bourn.errors import BournError, UsageError
+from bourn.errors import BournError, UsageError, out_of_memory
 
 _STARTED = time.monotonic()
 
@@ -92,13 +92,11 @@ def run(arguments: list[str], began: float | None = None) -> int:
     except (BrokenPipeError, SystemExit):  # click turns the first into the second
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except MemoryError:
-        return _fail("out of memory; a smaller question or a machine with more memory is needed", 71)
     except Exception as error:
+        if out_of_memory(error):
+            return _fail("out of memory; a smaller question or a machine with more memory is needed", 71)
         if os.environ.get("BOURN_DEBUG"):
             raise
-        if "can't allocate memory" in str(error) or "out of memory" in str(error):
-            return _fail("out of memory; a smaller question or a machine with more memory is needed", 71)
         message = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(f"internal error, please report it: {message[:300]} (BOURN_DEBUG=1 shows where)", 70)
 

@@ -13,10 +13,11 @@ from bourn.cli.questions import Ball, ball_options
 from bourn.errors import UsageError
 
 if TYPE_CHECKING:
+    from bourn.certificates.account import Step
     from bourn.deadline import Deadline
     from bourn.formats.model import Model
     from bourn.problem.problem import Question
-    from bourn.verification import Result, Step
+    from bourn.verification import Result
 
 
 _LEAST, _TIMES = 60.0, 20.0

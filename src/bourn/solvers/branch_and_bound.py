@@ -37,16 +37,17 @@ class BranchAndBound:
 
     def run(
         self, problem: Problem, open_: list[int], inner: Mapping[int, Interval], accept: Accept, deadline: Deadline
-    ) -> Outcome | None:
-        """Decide the conjunctions numbered ``open_`` from implied bounds ``inner``; None where it does not apply.
+    ) -> Outcome:
+        """Decide the conjunctions numbered ``open_`` from implied bounds ``inner``; says in ``refused`` where it does not apply.
 
         Where ``deadline`` is none it ends after :data:`SECONDS`.
         """
-        if not open_ or self.how.refusal(problem, inner):
-            return None
+        refused = self.how.refusal(problem, inner) if open_ else "no conjunction has rows"
+        if refused:
+            return Outcome({}, {}, 0, refused=refused)
         left = SECONDS if math.isinf(deadline.left) else max(self.share * deadline.left, 1e-3)
         own = deadline.within(left - min(1.0, RESERVE * left))
         try:
             return self.how.run(problem, open_, inner, accept, own)
-        except CannotSplit:
-            return None
+        except CannotSplit as error:
+            return Outcome({}, {}, 0, refused=str(error))

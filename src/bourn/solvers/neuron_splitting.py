@@ -12,7 +12,7 @@ import itertools
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -78,7 +78,8 @@ class NeuronSplitting(Splitting):
         """One tree for all conjunctions; raises ``CannotSplit`` where the network has unstable neurons that are not split."""
         run = _Run(self, problem, open_, inner, accept, deadline)
         found = run.loop(most)
-        return run.tree.outcome(problem, run.done, run.stopped, found)
+        outcome = run.tree.outcome(problem, run.done, run.stopped, found)
+        return replace(outcome, ways=tuple(r.taken(outcome.left) for r in run.records if r.tried))
 
 
 @dataclass(eq=False)

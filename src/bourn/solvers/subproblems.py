@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from bourn.certificates.account import Tree, WayTaken
 from bourn.certificates.splits import Leaf, Split, SplitTree
 from bourn.deadline import Deadline
 from bourn.interval import Interval
@@ -33,7 +34,7 @@ class Outcome:
     ``refuted``: the conjunctions refuted, by number.  ``bounds``: of every other one a lower bound, over the whole input set, of
     the best weighted sum of its rows in each part; valid whenever the run was stopped.  ``subproblems``: how many were bounded;
     ``left``: how many are open; ``stopped``: why it ended with some left.  ``found``: whether a counterexample was accepted.
-    ``depth``: the most splits on the way to a part.
+    ``depth``: the most splits on the way to a part.  ``ways``: how subproblems were split.  ``refused``: why nothing was done.
     """
 
     refuted: Mapping[int, SplitTree]
@@ -43,12 +44,26 @@ class Outcome:
     stopped: str = ""
     found: bool = False
     depth: int = 0
+    ways: tuple[WayTaken, ...] = ()
+    refused: str = ""
+
+    @property
+    def tree(self) -> Tree:
+        """The tree, for accounts."""
+        least = min(self.bounds.values(), default=math.inf)
+        return Tree(self.subproblems, self.left, self.depth, least, self.stopped, self.ways)
 
 
 class Splitting(ABC):
     """A way to split: what is halved, and how the halves are bounded."""
 
     name: ClassVar[str]
+
+    def within(self, memory: int) -> Self:
+        """The same with about so many bytes for its tree, and at most as many for what it computes at a time."""
+        most = {"row_bytes": memory // 16, "matrix_bytes": memory}
+        own = {name: min(getattr(self, name), size) for name, size in most.items() if hasattr(self, name)}
+        return replace(self, memory=memory, **own)  # type: ignore[type-var]
 
     @abstractmethod
     def refusal(self, problem: Problem, inner: Mapping[int, Interval]) -> str:
@@ -171,7 +186,7 @@ def leaf_bytes(depth: int, rows: int) -> int:
 
 def over_budget(memory: int) -> str:
     """Why a tree stops growing whose parts and leaves take more than ``memory`` bytes."""
-    return f"out of the {memory / 1e6:.4g} MB for its tree"
+    return f"out of its memory budget of {memory / 1e6:.4g} MB"
 
 
 def leaf(path: Path, weights: Tensor, bound: float, method: str) -> Leaf:

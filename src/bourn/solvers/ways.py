@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from bourn.certificates.account import WayTaken
 from bourn.solvers.split_ascent import Climb
 
 NEAR = 2.0
@@ -40,6 +41,12 @@ class Way:
     ahead: int = 1
     again: Climb = field(default=Climb(steps=0))
 
+    @property
+    def name(self) -> str:
+        """For people."""
+        ahead = f", looking at {self.ahead} ahead" if self.ahead > 1 else ""
+        return f"{self.rule}{ahead}" + (", inner bounds tightened again" if self.again.steps else "")
+
 
 def log_size(less: float, more: float) -> float:
     """log phi for the shares that the worse and the better half of a split gain of what they lack, both from 0 to 1.
@@ -59,7 +66,10 @@ def log_size(less: float, more: float) -> float:
 
 @dataclass(eq=False)
 class Record:
-    """What a way has shown in a tree: splits, seconds and gains, the older ones counting less.  ``batch``: for its next turn."""
+    """What a way has shown in a tree: splits, seconds and gains, the older ones counting less.
+
+    ``batch``: for its next turn.  ``subproblems`` and ``spent``: how many, and how long they took, in all.
+    """
 
     way: Way
     batch: int = 1
@@ -68,6 +78,8 @@ class Record:
     less: float = 0.0
     more: float = 0.0
     last: int = -1
+    subproblems: int = 0
+    spent: float = 0.0
 
     @property
     def tried(self) -> bool:
@@ -85,6 +97,12 @@ class Record:
         old = self.splits, self.seconds, self.less, self.more
         self.splits, self.seconds, self.less, self.more = (_KEPT * a + b for a, b in zip(old, news, strict=True))
         self.last = number
+        self.subproblems += 2 * len(less)
+        self.spent += seconds
+
+    def taken(self, open_: int) -> WayTaken:
+        """What came of it in a tree that ended with so many subproblems open."""
+        return WayTaken(self.way.name, self.subproblems, self.spent, forecast([self], open_))
 
 
 def forecast(records: Sequence[Record], open_: int) -> float:
