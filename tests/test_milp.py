@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
+import time
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +17,7 @@ from torch import Tensor
 
 import bourn
 from bourn.cli.main import run
-from bourn.deadline import Deadline, OutOfTime
+from bourn.deadline import Deadline, OutOfTime, Stop
 from bourn.network.graph import Graph
 from bourn.plans import Bounding, Plan
 from bourn.problem.input_set import Box, box, linf_ball
@@ -129,6 +131,21 @@ def test_a_limit_leaves_a_valid_bound() -> None:
     assert float(linear) - 1e-6 <= float(found.bound) <= attained
     with pytest.raises(OutOfTime):
         method(MILP).prepare(graph, ball, deadline=Deadline(1e-9)).minimise(one_output())
+
+
+def test_a_wish_to_stop_ends_a_search_with_a_valid_bound() -> None:
+    graph, ball = hard()
+    inner = method("crown").prepare(graph, ball).bounds
+    stop = Stop()
+    prepared = method(MILP).prepare(graph, ball, inner=inner, deadline=Deadline(30.0, stop=stop))
+    timer = threading.Timer(0.4, stop.ask, ["interrupted"])
+    timer.start()
+    began = time.monotonic()
+    found = prepared.minimise(one_output())
+    timer.join()
+    assert time.monotonic() - began < 20
+    assert found.status is Status.STOPPED
+    assert -math.inf < float(found.bound) <= float(graph.evaluate(ball.sample(20_000, random(1))[0]).min())
 
 
 def test_a_search_ends_where_enough_is_known() -> None:

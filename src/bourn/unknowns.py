@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -36,19 +37,19 @@ def unknown(run: Run, ended: bool, seconds: float) -> Unknown:
         reason = f"{len(open_)} of {total} conjunctions open: {places[0]}"
     else:
         reason = f"{len(open_)} of {total} conjunctions neither refuted by any bound nor met by any attack"
-    reason += _splitting({o.case for o in open_}, run.steps)
+    reason += _splitting({o.case for o in open_}, run.steps, run.deadline.why if ended else "")
     starved = list(dict.fromkeys(step.what for step in run.steps if step.stopped == "out of memory"))
     reason += f"; memory was not enough for {', '.join(starved)}" if starved else ""
     return Unknown(reason, ended and not interrupted, tuple(open_), places)
 
 
-def _splitting(cases: set[int], steps: list[Step]) -> str:
-    """What the tree came to that left the best bound, of those that left something open."""
-    grown = [(step.tree.least, step) for step in steps if step.case in cases and step.tree is not None and step.tree.left]
+def _splitting(cases: set[int], steps: list[Step], why: str) -> str:
+    """What the tree came to that left the best bound, of those that left something open; ``why`` need not be said again."""
+    grown = [(step.what, step.tree) for step in steps if step.case in cases and step.tree is not None and step.tree.left]
     if not grown:
         return ""
-    _, best = max(grown, key=lambda pair: pair[0])
-    return f"; {best.what}: {best.tree}"
+    what, tree = max(grown, key=lambda own: own[1].least)
+    return f"; {what}: {replace(tree, stopped='') if tree.stopped == why else tree}"
 
 
 def _unbounded(run: Run, open_: list[OpenConjunction]) -> tuple[Unbounded, ...]:

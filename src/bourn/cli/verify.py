@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from bourn.cli.main import plural, uncollected
+from bourn.cli.main import in_bytes, plural, uncollected
 from bourn.cli.questions import Ball, ball_options
+from bourn.cli.stopping import INTERRUPTED, stoppable
 from bourn.errors import UsageError
 
 if TYPE_CHECKING:
     from bourn.certificates.account import Step
-    from bourn.deadline import Deadline
     from bourn.formats.model import Model
     from bourn.problem.problem import Question
     from bourn.verification import Result
@@ -53,6 +53,7 @@ class _Asked:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also write a proof of the verdict that `bourn check` confirms (after the verdict; the time limit does not count).",
 )
+@click.option("--memory", metavar="SIZE", help="For what is computed, such as 500MB or 2GB; splitting ends where it is taken.")
 @click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu or cuda.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the verdict and the witness only.")
 @click.pass_obj
@@ -66,13 +67,16 @@ def command(
     result: Path | None,
     folder: Path | None,
     certificate: Path | None,
+    memory: str | None,
     device: str,
     quiet: bool,
-) -> None:
+) -> int:
     """Decide whether the network NET can violate PROP, a VNN-LIB file, or lose an image's class on a ball.
 
     The first line on stdout is the verdict: unsat (the property is proved), sat (a counterexample was found,
     replayed in onnxruntime, and follows), unknown or timed-out.  Then it says why.  The log goes to stderr.
+
+    Ctrl-C and SIGTERM end it with what is known by then, once more at once.
 
     The input set is PROP's: boxes or, where it also bounds sums of inputs, as in (<= (+ X_0 X_1) 0.5), polytopes.
 
@@ -82,8 +86,6 @@ def command(
     bourn verify query.vnnlib --network f=net.onnx
     bourn verify net.onnx property.vnnlib --certificate proof.bourn && bourn check proof.bourn net.onnx property.vnnlib
     """
-    from bourn.deadline import Deadline
-
     if certificate is not None and ball is not None:
         raise UsageError("--certificate needs a VNN-LIB file to be about, not --image")
     if certificate is not None and not certificate.resolve().parent.is_dir():
@@ -93,27 +95,37 @@ def command(
         _write(result, "")  # now, not after an hour, and no old verdict stays behind
     try:
         asked = _asked(files, networks, ball, label)
-        found = _run(asked, ball, label, Deadline(timeout, began), device, quiet)
+        limits = _Limits(timeout, began, None if memory is None else in_bytes(memory))
+        found, interrupted = _run(asked, ball, label, limits, device, quiet)
         _report(found, asked.name is not None, result, folder, quiet)
     except BaseException:
         if result is not None:
             _write(result, "error\n")
         raise
-    if certificate is not None:
-        _certify(found, certificate, quiet)
+    if certificate is not None and not interrupted:
+        interrupted = not _certify(found, certificate, quiet)
+    return INTERRUPTED if interrupted else 0
 
 
-def _certify(found: Result, path: Path, quiet: bool) -> None:
-    """Write the certificate, in :data:`_TIMES` the time that the verdict took, or say that there is nothing to write one about."""
+def _certify(found: Result, path: Path, quiet: bool) -> bool:
+    """Write the certificate, in :data:`_TIMES` the time that the verdict took, or say that there is nothing to write one about.
+
+    False where it was interrupted.
+    """
     from bourn.proofs import write_certificate
 
     if found.status not in ("unsat", "sat"):
         click.echo(f"no certificate: {found.status} states nothing to be proved", err=True)
-        return
+        return True
     limit = max(_LEAST, _TIMES * found.seconds)
-    write_certificate(found, path, None if quiet else lambda text: click.echo(f"  certificate: {text}", err=True), limit)
+    try:
+        write_certificate(found, path, None if quiet else lambda text: click.echo(f"  certificate: {text}", err=True), limit)
+    except KeyboardInterrupt:
+        click.echo("no certificate: interrupted; the verdict stands", err=True)
+        return False
     if not quiet:
         click.echo(f"certificate written to {path}", err=True)
+    return True
 
 
 def _asked(files: tuple[str, ...], networks: tuple[str, ...], ball: Ball | None, label: int | None) -> _Asked:
@@ -138,13 +150,30 @@ def _asked(files: tuple[str, ...], networks: tuple[str, ...], ball: Ball | None,
     return _Asked(files[0], files[1])
 
 
-def _run(asked: _Asked, ball: Ball | None, label: int | None, deadline: Deadline, device: str, quiet: bool) -> Result:
+@dataclass(frozen=True)
+class _Limits:
+    """Seconds since ``began``, and bytes; None: as many as there are."""
+
+    timeout: float | None
+    began: float
+    memory: float | None
+
+
+def _run(
+    asked: _Asked, ball: Ball | None, label: int | None, limits: _Limits, device: str, quiet: bool
+) -> tuple[Result, bool]:
+    """The result, and whether Ctrl-C ended it."""
+    from bourn.deadline import Deadline
+
+    deadline = Deadline(limits.timeout, limits.began)
     with uncollected():
         from bourn.formats.model import load
         from bourn.verification import verify
 
     def log(step: Step) -> None:
-        click.echo(f"  {step.what}: {step.seconds:.3f} s, {plural(step.open, 'conjunction', 'conjunctions')} open", err=True)
+        stopped = step.stopped or (step.tree.stopped if step.tree is not None else "")
+        more = f"; {stopped}" if stopped else ""
+        click.echo(f"  {step.what}: {step.seconds:.3f} s, {plural(step.open, 'conjunction', 'conjunctions')} open{more}", err=True)
 
     query = None if asked.query is None else _query(asked.query, asked.name)
     model = load(asked.network)
@@ -153,7 +182,10 @@ def _run(asked: _Asked, ball: Ball | None, label: int | None, deadline: Deadline
         query = ball.robustness(model, label)
     if not quiet:
         _announce(model, query)
-    return verify(model, query, timeout=deadline, device=device, log=None if quiet else log)
+    with stoppable() as stop:
+        deadline = replace(deadline, stop=stop)
+        found = verify(model, query, timeout=deadline, device=device, memory=limits.memory, log=None if quiet else log)
+    return found, stop.reason == "interrupted"
 
 
 def _query(file: str, name: str | None) -> Question:

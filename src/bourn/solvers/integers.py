@@ -100,7 +100,7 @@ class MixedInteger:
         def heard(kind: Any, message: str, said: Any, answer: Any, _: object) -> None:
             # What is raised in here would pass through HiGHS: Ctrl-C too is raised behind it.
             try:
-                stop = bool(raised) or said.mip_dual_bound > enough
+                stop = bool(raised) or said.mip_dual_bound > enough or deadline.left <= 0
                 if not stop and seen is not None and int(kind) == int(_CALLBACKS[1]):
                     stop = seen(self._model.spread(np.array(said.mip_solution)))
                 if stop:
