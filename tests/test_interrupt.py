@@ -145,6 +145,10 @@ def test_a_memory_budget_stops_a_tree_and_is_said(monkeypatch: pytest.MonkeyPatc
     assert found.status == "unknown"
     assert "; splitting neurons: out of its memory budget of 0.075 MB: " in found.verdict.reason
     assert all(-math.inf < o.bound <= o.attained for o in found.verdict.open)
+    tree = found.steps[-1].tree
+    assert tree is not None
+    assert 0 < tree.left < tree.subproblems
+    assert tree.least == min(bound for _, bound in found.steps[-1].bounds) == min(o.bound for o in found.verdict.open)
 
 
 def test_a_step_that_memory_is_not_enough_for_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from bourn.attacks.beside import beside
 from bourn.attacks.projected_gradient import ProjectedGradient
 from bourn.attacks.replaying import replayed
-from bourn.certificates.account import Step
+from bourn.certificates.account import Kind, Step
 from bourn.certificates.evidence import Counterexample, Refutation, refutes
 from bourn.certificates.splits import SplitTree
 from bourn.deadline import Deadline, OutOfTime
@@ -110,12 +110,12 @@ class Run:
             try:
                 self._do(case, step)
             except OutOfTime:  # its own share, or all?
-                self._done(case, began, Step(step.name, 0, 0, stopped="out of its share of the time"))
+                self._done(case, began, Step(step.name, _KINDS[type(step)], stopped="out of its share of the time"))
                 self.deadline.check()
             except Exception as error:
                 if not out_of_memory(error):
                     raise
-                self._done(case, began, Step(step.name, 0, 0, stopped="out of memory"))
+                self._done(case, began, Step(step.name, _KINDS[type(step)], stopped="out of memory"))
             if self.found is not None:
                 return True
             if not case.open:
@@ -145,7 +145,7 @@ class Run:
         asked = problem.network, problem.box, case.inner, problem.objectives(rows), groups
         _, found = ceilings(*asked, enough=0.0, deadline=self.deadline.part(0.8))
         case.ceilings = dict(zip(open_, found.tolist(), strict=True))
-        self._done(case, began, Step("bracket", 0, 0, stands_on=case.inner_by))
+        self._done(case, began, Step("bracket", Kind.BARRIER, stands_on=f"the inner bounds of {case.inner_by}"))
 
     def _done(self, case: Known, began: float, step: Step) -> None:
         """Note a step, with its time and what is known after it."""
@@ -155,6 +155,7 @@ class Run:
             open=sum(len(c.open) for c in self.cases),
             case=case.number,
             unstable=_unstable(case.problem.network, case.inner),
+            left=self.deadline.left,
         )
         self.steps.append(step)
         if self.log is not None and not step.skipped:
@@ -170,18 +171,20 @@ class Run:
         """Branch and bound, where it applies, on what is open."""
         began, open_ = time.monotonic(), [k for k in case.open if case.problem.conjunctions[k].rows]
         if case.inner is None:
-            self._done(case, began, Step(step.name, 0, 0, skipped="there are no bounds to begin with"))
+            self._done(case, began, Step(step.name, Kind.SPLITTING, skipped="there are no bounds to begin with"))
             return
         outcome = step.run(case.problem, open_, case.inner, lambda x: self._accept(case, x), self.deadline)
         if outcome.refused:
-            self._done(case, began, Step(step.name, 0, 0, skipped=outcome.refused))
+            self._done(case, began, Step(step.name, Kind.SPLITTING, skipped=outcome.refused))
             return
         case.refuted.update(outcome.refuted)
         for k, bound in outcome.bounds.items():
             case.split_bounds[k] = max(case.split_bounds.get(k, (-math.inf, "")), (bound, step.name))
         reached = {**outcome.bounds, **{k: tree.bound for k, tree in outcome.refuted.items()}}
         bounds, decided = self._hardest(case, reached), len(outcome.refuted)
-        self._done(case, began, Step(step.name, 0, 0, 0, decided, case.inner_by, bounds, tree=outcome.tree))
+        stands_on = f"the inner bounds of {case.inner_by}"
+        own = Step(step.name, Kind.SPLITTING, stands_on=stands_on, decided=decided, bounds=bounds, tree=outcome.tree)
+        self._done(case, began, own)
 
     def _attack(self, case: Known, attack: ProjectedGradient) -> None:
         began = time.monotonic()
@@ -196,7 +199,7 @@ class Run:
                 assert case.best_points is not None
                 case.attained[k] = value
                 case.best_points[k] = point
-        self._done(case, began, Step(attack.name, 0, 0, met=min(best.tolist(), default=math.inf)))
+        self._done(case, began, Step(attack.name, Kind.ATTACK, met=min(best.tolist(), default=math.inf)))
 
     def _likely_points(self, case: Known) -> Tensor | None:
         """The points at which the linear bounds of the open rows are least, and the best points met."""
@@ -215,7 +218,6 @@ class Run:
         """Bound the rows of open conjunctions by one method and refute what that refutes."""
         began, problem, best, open_ = time.monotonic(), case.problem, case.inner, case.open
         known = {Stand.OWN: {}, Stand.BEST: {"inner": best}, Stand.ON_TOP: {"begin": best}}[step.stand]
-        stands_on = step.method.inner_bounds if step.stand is Stand.OWN or best is None else _WORDS[step.stand] + case.inner_by
         chosen, deadline = suited(step.method, problem.network.device), step.within(self.deadline)
         prepared = chosen.prepare(problem.network, problem.box, deadline=deadline, **known)
         case.inner, case.inner_by = _best(case.inner, prepared), step.method.name if step.stand is not Stand.BEST else case.inner_by
@@ -224,13 +226,14 @@ class Run:
         rows = list(dict.fromkeys(row for k in open_ for row in problem.conjunctions[k].rows))
         reached: dict[Row, float] = {}
         if rows:
-            bounds = prepared.minimise(case.problem.objectives(rows), enough=0.0).bound[0].tolist()
-            reached = dict(zip(rows, bounds, strict=True))
+            found = prepared.minimise(case.problem.objectives(rows), enough=0.0).bound[0].tolist()
+            reached = dict(zip(rows, found, strict=True))
             for row, bound in reached.items():
                 if row not in case.row_bounds or bound > case.row_bounds[row][0]:
                     case.row_bounds[row] = (bound, step.name)
                     case.bounded_by[row] = prepared
             if any(self._accept(case, x) for x in prepared.candidates()):
+                self._done(case, began, Step(step.name, Kind.BOUNDS, stands_on=step.stands_on))
                 return
             self._bound_entries(case, rows, step.name)
         for k in open_:
@@ -239,8 +242,8 @@ class Run:
                 case.refuted[k] = refutation
         own = {k: max((reached[r] for r in problem.conjunctions[k].rows), default=-math.inf) for k in open_}
         own |= {k: case.refuted[k].bound for k in open_ if k in case.refuted}
-        decided = sum(k in case.refuted for k in open_)
-        self._done(case, began, Step(step.name, 0, 0, 0, decided, stands_on, self._hardest(case, own)))
+        decided, bounds = sum(k in case.refuted for k in open_), self._hardest(case, own)
+        self._done(case, began, Step(step.name, Kind.BOUNDS, stands_on=step.stands_on, decided=decided, bounds=bounds))
 
     def _bound_entries(self, case: Known, rows: list[Row], name: str) -> None:
         """Rows that read a single entry have its interval's end for a bound, where that is better."""
@@ -269,8 +272,7 @@ class Run:
         return Refutation(conjunction, weights, bound, name) if refutes(conjunction, weights, bound) else None
 
 
-_WORDS = {Stand.BEST: "the best so far, up to ", Stand.ON_TOP: "its own, on top of "}
-"""What a step stands on, before the name of the method whose inner bounds came last."""
+_KINDS: dict[type, Kind] = {ProjectedGradient: Kind.ATTACK, Bounding: Kind.BOUNDS, BranchAndBound: Kind.SPLITTING}
 
 
 def _best(known: dict[int, Interval] | None, prepared: Prepared) -> dict[int, Interval]:

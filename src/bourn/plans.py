@@ -20,9 +20,9 @@ from bourn.solvers.value_splitting import ValueSplitting
 class Stand(Enum):
     """Which inner bounds a method of a plan stands on."""
 
-    OWN = "its own"
-    BEST = "the best of all methods before it"
-    ON_TOP = "its own, begun from the best of all methods before it"
+    OWN = "its own inner bounds"
+    BEST = "the best inner bounds of all methods before it"
+    ON_TOP = "its own inner bounds, begun from the best before it"
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,13 @@ class Bounding:
         """The method's name, on what it stands and whom it trusts."""
         name = f"{self.method.name}, trusting {self.method.trusts}" if self.method.trusts else self.method.name
         return f"{name} on the best inner bounds" if self.stand is Stand.BEST else name
+
+    @property
+    def stands_on(self) -> str:
+        """Its inner bounds, in words."""
+        if self.stand is not Stand.OWN:
+            return self.stand.value
+        return self.stand.value if self.method.inner is None else f"the inner bounds, {self.method.inner_bounds}"
 
     def within(self, deadline: Deadline) -> Deadline:
         """The deadline for this method."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import Enum
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,15 @@ class Tree:
         return f"{reason}{done}, {_several(self.left, 'open part')}{least}"
 
 
+class Kind(Enum):
+    """What a step is for."""
+
+    ATTACK = "looks for a counterexample"
+    BOUNDS = "bounds the rows of open conjunctions"
+    SPLITTING = "divides the input set into cases"
+    BARRIER = "asks how far any layer-wise method can get"
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of a run: what was done, how long it took, and how many conjunctions of all cases it left open.
@@ -50,12 +60,13 @@ class Step:
     ``case``: its number; ``decided``: how many conjunctions it refuted; ``stands_on``: its inner bounds, in words.  ``bounds``:
     what it came to for the hardest conjunctions, by number, those refuted by it included.  ``unstable``: how many neurons the
     inner bounds known after it leave unstable.  ``met``: the least value that an attack met, where a counterexample has at most 0.
-    ``stopped``: why it ended early.  ``skipped``: why it was not done at all.
+    ``stopped``: why it ended early.  ``skipped``: why it was not done at all.  ``left``: the seconds left after it.
     """
 
     what: str
-    seconds: float
-    open: int
+    kind: Kind
+    seconds: float = 0.0
+    open: int = 0
     case: int = 0
     decided: int = 0
     stands_on: str = ""
@@ -65,6 +76,7 @@ class Step:
     tree: Tree | None = None
     stopped: str = ""
     skipped: str = ""
+    left: float = math.inf
 
 
 def _several(count: int, noun: str) -> str:

@@ -54,6 +54,7 @@ class _Asked:
     help="Also write a proof of the verdict that `bourn check` confirms (after the verdict; the time limit does not count).",
 )
 @click.option("--memory", metavar="SIZE", help="For what is computed, such as 500MB or 2GB; splitting ends where it is taken.")
+@click.option("--explain", "explained", is_flag=True, help="Say on stderr what was done, step by step, and why.")
 @click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu or cuda.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the verdict and the witness only.")
 @click.pass_obj
@@ -68,6 +69,7 @@ def command(
     folder: Path | None,
     certificate: Path | None,
     memory: str | None,
+    explained: bool,
     device: str,
     quiet: bool,
 ) -> int:
@@ -98,6 +100,10 @@ def command(
         limits = _Limits(timeout, began, None if memory is None else in_bytes(memory))
         found, interrupted = _run(asked, ball, label, limits, device, quiet)
         _report(found, asked.name is not None, result, folder, quiet)
+        if explained:
+            from bourn.cli.explain import explain
+
+            explain(found)
     except BaseException:
         if result is not None:
             _write(result, "error\n")

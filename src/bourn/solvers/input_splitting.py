@@ -60,8 +60,11 @@ class InputSplitting(Splitting):
 
     def refusal(self, problem: Problem, inner: Mapping[int, Interval]) -> str:
         """Where the input set is not a bounded box of few sides."""
-        if problem.network.nodes[0].size > self.most_inputs or not isinstance(problem.box, Box):
-            return f"the input set is no box of at most {self.most_inputs} sides"
+        inputs = problem.network.nodes[0].size
+        if inputs > self.most_inputs:
+            return f"there are {inputs:,} inputs, and of more than {self.most_inputs} halving one is of little use"
+        if not isinstance(problem.box, Box):
+            return "the input set is no box"
         return "" if bool(torch.isfinite(problem.box.interval.magnitude).all()) else "the input set is unbounded"
 
     def run(
