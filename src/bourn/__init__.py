@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bourn._version import __version__
 
 if TYPE_CHECKING:
+    from bourn.attacks.several import counterexamples
     from bourn.bounding import Bounds, bound, read_bounds
     from bourn.errors import BournError
     from bourn.formats.model import Model, load
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from bourn.views import Duality, duality
 
 _HOMES = {
+    "bourn.attacks.several": ("counterexamples",),
     "bourn.bounding": ("Bounds", "bound", "read_bounds"),
     "bourn.errors": ("BournError",),
     "bourn.formats.model": ("Model", "load"),
@@ -100,6 +102,7 @@ __all__ = [
     "box",
     "bracket",
     "class_margins",
+    "counterexamples",
     "duality",
     "ladder",
     "linf_ball",

@@ -43,9 +43,8 @@ class Bounding:
     @property
     def stands_on(self) -> str:
         """Its inner bounds, in words."""
-        if self.stand is not Stand.OWN:
-            return self.stand.value
-        return self.stand.value if self.method.inner is None else f"the inner bounds, {self.method.inner_bounds}"
+        own = self.stand is not Stand.OWN or self.method.inner is None
+        return str(self.stand.value) if own else f"the inner bounds, {self.method.inner_bounds}"
 
     def within(self, deadline: Deadline) -> Deadline:
         """The deadline for this method."""

@@ -42,19 +42,19 @@ class Ball:
         """The ball as an input set; raises :class:`UsageError` where the image does not fit the network."""
         from bourn.problem.balls import lp_ball
 
-        return self._checked(lambda: lp_ball(self._image(model)[None], self.radius, norm=self.norm, clip=self.clip))
+        return self._checked(lambda: lp_ball(self.image(model)[None], self.radius, norm=self.norm, clip=self.clip))
 
     def label(self, model: Model) -> int:
         """The class that the network predicts for the image."""
         import numpy as np
 
-        return int(np.argmax(model.run(self._image(model))))
+        return int(np.argmax(model.run(self.image(model))))
 
     def robustness(self, model: Model, label: int | None) -> Question:
         """Does the network keep the class ``label`` (None: the one that it predicts) on the ball?"""
         from bourn.problem.questions import robustness
 
-        x = self._image(model)
+        x = self.image(model)
         chosen = self.label(model) if label is None else label
         classes = math.prod(model.graph.output_shape)
         question = self._checked(lambda: robustness(x, chosen, self.radius, classes, norm=self.norm, clip=self.clip))
@@ -62,7 +62,8 @@ class Ball:
             click.echo(f"label: {chosen}, the network's prediction", err=True)
         return question
 
-    def _image(self, model: Model) -> np.ndarray:
+    def image(self, model: Model) -> np.ndarray:
+        """The image as flat numbers."""
         return read_image(self.file, self.index, math.prod(model.graph.input_shape))
 
     def _checked(self, made: Callable[[], T]) -> T:

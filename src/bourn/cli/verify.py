@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bourn.cli.counterexamples import Gathered, Wanted, gather, save, tell
 from bourn.cli.main import in_bytes, plural, uncollected
 from bourn.cli.questions import Ball, ball_options
 from bourn.cli.stopping import INTERRUPTED, stoppable
@@ -49,6 +50,16 @@ class _Asked:
     help="Write a witness to NAME.pb files here instead of printing it.",
 )
 @click.option(
+    "--all-counterexamples", "count", type=click.IntRange(min=1), metavar="N", help="Go on to N counterexamples, far apart."
+)
+@click.option(
+    "--save",
+    "saved",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Write counterexamples there: .npz, witnesses, and pictures of images.",
+)
+@click.option(
     "--certificate",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also write a proof of the verdict that `bourn check` confirms (after the verdict; the time limit does not count).",
@@ -67,6 +78,8 @@ def command(
     label: int | None,
     result: Path | None,
     folder: Path | None,
+    count: int | None,
+    saved: Path | None,
     certificate: Path | None,
     memory: str | None,
     explained: bool,
@@ -88,18 +101,23 @@ def command(
     bourn verify query.vnnlib --network f=net.onnx
     bourn verify net.onnx property.vnnlib --certificate proof.bourn && bourn check proof.bourn net.onnx property.vnnlib
     """
-    if certificate is not None and ball is not None:
-        raise UsageError("--certificate needs a VNN-LIB file to be about, not --image")
-    if certificate is not None and not certificate.resolve().parent.is_dir():
-        raise UsageError(f"{certificate}: cannot be written: there is no folder {certificate.parent}")
-
+    if certificate is not None:
+        _check_certificate(certificate, ball)
+    wanted = Wanted(count, saved)
+    wanted.check()
     if result is not None:
         _write(result, "")  # now, not after an hour, and no old verdict stays behind
     try:
         asked = _asked(files, networks, ball, label)
         limits = _Limits(timeout, began, None if memory is None else in_bytes(memory))
-        found, interrupted = _run(asked, ball, label, limits, device, quiet)
+        found, gathered, interrupted = _run(asked, ball, label, limits, wanted, device, quiet)
         _report(found, asked.name is not None, result, folder, quiet)
+        if gathered is not None:
+            tell(gathered, count)
+            if saved is not None:
+                save(gathered, saved)
+        elif wanted:
+            click.echo(f"no counterexample: {found.status}", err=True)
         if explained:
             from bourn.cli.explain import explain
 
@@ -111,6 +129,13 @@ def command(
     if certificate is not None and not interrupted:
         interrupted = not _certify(found, certificate, quiet)
     return INTERRUPTED if interrupted else 0
+
+
+def _check_certificate(path: Path, ball: Ball | None) -> None:
+    if ball is not None:
+        raise UsageError("--certificate needs a VNN-LIB file to be about, not --image")
+    if not path.resolve().parent.is_dir():
+        raise UsageError(f"{path}: cannot be written: there is no folder {path.parent}")
 
 
 def _certify(found: Result, path: Path, quiet: bool) -> bool:
@@ -166,9 +191,9 @@ class _Limits:
 
 
 def _run(
-    asked: _Asked, ball: Ball | None, label: int | None, limits: _Limits, device: str, quiet: bool
-) -> tuple[Result, bool]:
-    """The result, and whether Ctrl-C ended it."""
+    asked: _Asked, ball: Ball | None, label: int | None, limits: _Limits, wanted: Wanted, device: str, quiet: bool
+) -> tuple[Result, Gathered | None, bool]:
+    """The result, the counterexamples that were asked for, and whether Ctrl-C ended it."""
     from bourn.deadline import Deadline
 
     deadline = Deadline(limits.timeout, limits.began)
@@ -191,7 +216,8 @@ def _run(
     with stoppable() as stop:
         deadline = replace(deadline, stop=stop)
         found = verify(model, query, timeout=deadline, device=device, memory=limits.memory, log=None if quiet else log)
-    return found, stop.reason == "interrupted"
+        gathered = gather(found, wanted, ball, label, deadline)
+    return found, gathered, stop.reason == "interrupted"
 
 
 def _query(file: str, name: str | None) -> Question:
