@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from bourn.attacks.beside import beside
+from bourn.attacks.disagreeing import by_rounding, refuted, unreplayed
 from bourn.attacks.projected_gradient import ProjectedGradient
 from bourn.attacks.replaying import replayed
 from bourn.certificates.account import Kind, Step
-from bourn.certificates.evidence import Counterexample, Refutation, refutes
+from bourn.certificates.evidence import Counterexample, Refutation, Unreplayed, refutes
 from bourn.certificates.splits import SplitTree
 from bourn.deadline import Deadline, OutOfTime
 from bourn.errors import out_of_memory
@@ -74,7 +75,10 @@ class Known:
 
 
 class Run:
-    """The state of one run: its cases, its steps so far, and the counterexample once there is one."""
+    """The state of one run: its cases, its steps so far, and the counterexample once there is one.
+
+    ``by_rounding``: one of the replay's that is proved to be none in real arithmetic; ``unreplayed``: the other way round.
+    """
 
     def __init__(
         self,
@@ -90,6 +94,8 @@ class Run:
         self.steps: list[Step] = []
         self.reached = 0
         self.found: Counterexample | None = None
+        self.by_rounding: Counterexample | None = None
+        self.unreplayed: Unreplayed | None = None
 
     def work(self) -> bool:
         """Work through the plan until nothing is open, a counterexample is found, or the time is over: then False."""
@@ -107,6 +113,9 @@ class Run:
             self.deadline.check()
             self.reached = max(self.reached, number)
             began = time.monotonic()
+            if self.unreplayed is not None and not isinstance(step, ProjectedGradient):
+                self._done(case, began, Step(step.name, _KINDS[type(step)], skipped=_NO_PROOF))
+                continue
             try:
                 self._do(case, step)
             except OutOfTime:  # its own share, or all?
@@ -211,8 +220,25 @@ class Run:
     def _accept(self, case: Known, x: Tensor) -> bool:
         """Replay a candidate; keep it if it is a counterexample as written."""
         asked = self.question.cases[case.number]
-        self.found = replayed(self.model, asked, x) or beside(self.model, asked, case.problem, x)
+        found = replayed(self.model, asked, x) or beside(self.model, asked, case.problem, x)
+        if found is None:
+            self.unreplayed = self.unreplayed or unreplayed(self.model, asked, case.problem, x)
+        elif found.real is None and refuted(case.problem, found.x):
+            self.by_rounding = self.by_rounding or found
+        else:
+            self.found = found
         return self.found is not None
+
+    def look_for_rounding(self, seconds: float) -> None:
+        """Replay some points of a question that is proved, for at most so many seconds: what is deployed rounds."""
+        deadline, generator = self.deadline.within(seconds), torch.Generator().manual_seed(0)
+        for case in self.cases:
+            if self.by_rounding is not None or deadline.left <= 0:
+                return
+            likely = self._likely_points(case)
+            known = [p for p in (likely, case.best_points) if p is not None]
+            points = torch.cat([case.problem.box.middle, *known, case.problem.box.sample(_REPLAYED, generator)[0]])
+            self.by_rounding = by_rounding(self.model, self.question.cases[case.number], points[: 3 * _REPLAYED], deadline)
 
     def _bound(self, case: Known, step: Bounding) -> None:
         """Bound the rows of open conjunctions by one method and refute what that refutes."""
@@ -272,6 +298,9 @@ class Run:
         return Refutation(conjunction, weights, bound, name) if refutes(conjunction, weights, bound) else None
 
 
+_NO_PROOF = "real arithmetic has a counterexample, which only the replay does not confirm"
+_REPLAYED = 16
+"""So many random points are replayed of a case that is proved, and at most twice as many that are likely to be near its rows."""
 _KINDS: dict[type, Kind] = {ProjectedGradient: Kind.ATTACK, Bounding: Kind.BOUNDS, BranchAndBound: Kind.SPLITTING}
 
 

@@ -28,7 +28,10 @@ def unknown(run: Run, ended: bool, seconds: float) -> Unknown:
     total = sum(len(c.problem.conjunctions) for c in run.cases)
     places: tuple[Unbounded, ...] = ()
     interrupted = ended and run.deadline.why != "out of time"
-    if ended:
+    if run.unreplayed is not None:
+        where = run.unreplayed.replayed_in
+        reason = f"in real arithmetic an input of the set is a counterexample, but {where}, which rounds, takes none for one"
+    elif ended:
         limit = run.deadline.seconds if not interrupted and run.deadline.seconds is not None else seconds
         reason = f"{run.deadline.why} after {limit:.4g} s, {len(open_)} of {total} conjunctions open"
     elif any(math.isinf(o.bound) and not _bounded(run.cases[o.case].problem) for o in open_):
@@ -40,7 +43,7 @@ def unknown(run: Run, ended: bool, seconds: float) -> Unknown:
     reason += _splitting({o.case for o in open_}, run.steps, run.deadline.why if ended else "")
     starved = list(dict.fromkeys(step.what for step in run.steps if step.stopped == "out of memory"))
     reason += f"; memory was not enough for {', '.join(starved)}" if starved else ""
-    return Unknown(reason, ended and not interrupted, tuple(open_), places)
+    return Unknown(reason, ended and not interrupted, tuple(open_), places, unreplayed=run.unreplayed)
 
 
 def _splitting(cases: set[int], steps: list[Step], why: str) -> str:

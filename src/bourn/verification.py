@@ -20,6 +20,9 @@ from bourn.plans import CHEAP_FIRST, Plan, within_memory
 from bourn.problem.problem import Problem, Question, problems
 from bourn.unknowns import unknown
 
+_LEAST, _SHARE = 0.05, 0.02
+"""Seconds for which points are replayed after a proof, and the share of its time, whichever is more."""
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -89,8 +92,11 @@ def _verdict(run: Run, ended: bool, seconds: float) -> Verdict:
     if run.found is not None:
         return Falsified(run.found)
     if not any(case.open for case in run.cases):
+        run.look_for_rounding(max(_LEAST, _SHARE * seconds))
         refutations = tuple(tuple(c.refuted[k] for k in range(len(c.problem.conjunctions))) for c in run.cases)
-        return Verified(refutations, run.question.cases)
+        return Verified(refutations, run.question.cases, by_rounding=run.by_rounding)
+    if run.by_rounding is not None:
+        return Falsified(run.by_rounding, by_rounding=True)
     return unknown(run, ended, seconds)
 
 

@@ -32,7 +32,7 @@ def beside(model: Model, case: Case, problem: Problem, x: Tensor) -> Counterexam
     cell = _cell(box, x.detach().cpu().reshape(1, -1))
     anywhere = np.full(cell.shape[1], np.inf)
     nearest = model.representable(cell.center[0].numpy(), -anywhere, anywhere)
-    if not np.isfinite(nearest).all() or _has_numbers(model, box) or not _proved(problem, cell):
+    if not np.isfinite(nearest).all() or _has_numbers(model, box) or not holds_on(problem, cell):
         return None
     y = model.run(nearest)
     if not (np.isfinite(y).all() and case.specification.holds(nearest.tolist(), y.tolist())):
@@ -57,14 +57,16 @@ def _has_numbers(model: Model, box: Box) -> bool:
     return bool((held[0] | held[1] | held[2]).all())
 
 
-def _proved(problem: Problem, cell: Interval) -> bool:
-    """Whether all points of the cell satisfy all rows of one conjunction, in real arithmetic."""
+def holds_on(problem: Problem, cell: Interval) -> bool:
+    """Whether it is proved that all points of the cell satisfy all rows of one conjunction, in real arithmetic."""
     network, device = problem.network, problem.box.lower.device
     shape = (1, *network.input_shape)
     inside = Interval(cell.lower.reshape(shape), cell.upper.reshape(shape)).to(device)
     prepared = IntervalPropagation().prepare(network, Box(inside))
 
     def holds(conjunction: Conjunction) -> bool:
+        if not conjunction.rows:
+            return True
         try:
             least = prepared.minimise(problem.objectives([_negated(row) for row in conjunction.rows])).bound[0].tolist()
         except SpecificationError:  # a coefficient beyond float64's range

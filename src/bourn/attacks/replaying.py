@@ -17,14 +17,14 @@ def replayed(model: Model, case: Case, x: Tensor) -> Counterexample | None:
 
     None where the replay does not agree, or no such point is found in the input set.
     """
-    point = _inside(model, case.box, x.detach().cpu().reshape(1, -1))
+    point = inside(model, case.box, x.detach().cpu().reshape(1, -1))
     if not np.isfinite(point).all():
         return None
     y = model.run(point)
     return Counterexample(case, point, y, model.replayed_in) if is_counterexample(case, point, y) else None
 
 
-def _inside(model: Model, box: InputSet, x: Tensor) -> np.ndarray:
+def inside(model: Model, box: InputSet, x: Tensor) -> np.ndarray:
     """A point near x that the model's input type holds: in the set if one is found, towards its middle if need be."""
     lower, upper = box.inner if box.inner is not None else (box.lower, box.upper)
     for share in (0.0, 2.0**-21, 2.0**-16, 2.0**-8):

@@ -14,8 +14,8 @@ def describe(verdict: Verdict, shown: int = 5) -> list[str]:
     match verdict:
         case Verified():
             return _verified(verdict)
-        case Falsified(counterexample=counterexample):
-            return _falsified(counterexample)
+        case Falsified(counterexample=counterexample, by_rounding=by_rounding):
+            return _falsified(counterexample, by_rounding)
         case Unknown():
             return _unknown(verdict, shown)
 
@@ -30,13 +30,27 @@ def _verified(verdict: Verified) -> list[str]:
     else:
         lines.append("proved by nothing more than reading: the specification has no counterexample in any network")
     lines.append(f"holds in {verdict.semantics}")
-    return lines
+    return lines + ([] if verdict.by_rounding is None else [warning(verdict.by_rounding)])
 
 
-def _falsified(found: Counterexample) -> list[str]:
+def warning(found: Counterexample) -> str:
+    """One line about an input that only rounding makes a counterexample."""
+    x, y = _vector(found.x.tolist()), _vector(found.y.tolist())
+    return (
+        f"warning: {found.replayed_in}, which rounds, takes an input of the set for a counterexample: "
+        f"{_short(str(found.conjunction))} has {_rows(found)} at input {x}, output {y}"
+    )
+
+
+def _rows(found: Counterexample) -> str:
+    """The values of the rows that hold, at most five."""
     rows = found.conjunction.rows
     values = ", ".join(f"{float_below(row.value(found.x.tolist(), found.y.tolist())):.6g}" for row in rows[:5])
-    more = ", ..." if len(rows) > 5 else ""
+    return values + (", ..." if len(rows) > 5 else "")
+
+
+def _falsified(found: Counterexample, by_rounding: bool) -> list[str]:
+    rows = found.conjunction.rows
     satisfied = f"satisfies {_short(str(found.conjunction))}" if rows else "any input there is a counterexample"
     where = "it lies in the input set and"
     if found.real is not None:
@@ -47,12 +61,16 @@ def _falsified(found: Counterexample) -> list[str]:
         *(["in real arithmetic the input set holds a counterexample, by interval propagation"] if found.real is not None else []),
         f"input  {_vector(found.x.tolist())}",
         f"output {_vector(found.y.tolist())}",
-        *([f"rows (at most 0): {values}{more}"] if rows else []),
+        *([f"rows (at most 0): {_rows(found)}"] if rows else []),
+        *(["warning: by rounding only; in real arithmetic this input is proved to be none"] if by_rounding else []),
     ]
 
 
 def _unknown(verdict: Unknown, shown: int) -> list[str]:
     lines = [f"unknown: {verdict.reason}"]
+    if verdict.unreplayed is not None:
+        x, y = (_vector(values.tolist()) for values in (verdict.unreplayed.x, verdict.unreplayed.y))
+        lines.append(f"the counterexample in real arithmetic: input {x}; {verdict.unreplayed.replayed_in} gives output {y}")
     if verdict.barrier is not None:
         lines.append(f"no layer-wise method can prove this: the barrier is at most {verdict.barrier:.6g}")
     for o in sorted(verdict.open, key=lambda o: o.bound)[-shown:]:

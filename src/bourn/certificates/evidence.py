@@ -100,13 +100,34 @@ def is_counterexample(case: Case, x: np.ndarray, y: np.ndarray) -> bool:
     return bool(inside.all()) and case.specification.holds(x.tolist(), y.tolist())
 
 
+@dataclass(frozen=True, eq=False)
+class Unreplayed:
+    """An input of a case's set that is proved to be a counterexample in real arithmetic; none in the replay, which gave ``y``.
+
+    Raises ValueError where the replay takes it for one too.
+    """
+
+    case: Case
+    x: np.ndarray
+    y: np.ndarray
+    replayed_in: str
+
+    def __post_init__(self) -> None:
+        if is_counterexample(self.case, self.x, self.y):
+            raise ValueError("the replay agrees that the point is a counterexample")
+
+
 @dataclass(frozen=True)
 class Verified:
-    """No input of any case has a counterexample: one refutation for every conjunction of every case."""
+    """No input of any case has a counterexample: one refutation for every conjunction of every case.
+
+    ``by_rounding``: an input that the replay, which rounds, nevertheless takes for a counterexample; None where none was met.
+    """
 
     refutations: tuple[tuple[Refutation | SplitTree, ...], ...]
     cases: tuple[Case, ...]
     semantics: str = SEMANTICS_REAL
+    by_rounding: Counterexample | None = None
 
     def __post_init__(self) -> None:
         if len(self.cases) != len(self.refutations) or not self.cases:
@@ -123,13 +144,19 @@ class Verified:
 
 @dataclass(frozen=True, eq=False)
 class Falsified:
-    """A counterexample was found and replayed."""
+    """A counterexample was found and replayed.
+
+    ``by_rounding``: it is proved that in real arithmetic the input is none.
+    """
 
     counterexample: Counterexample
+    by_rounding: bool = False
 
     @property
     def semantics(self) -> str:
         """What the counterexample is one of: the network as replayed, its function in real arithmetic, or both."""
+        if self.by_rounding:
+            return f"replayed in {self.counterexample.replayed_in} only, not real arithmetic"
         beside = "" if self.counterexample.real is None else ", next to the input set; on it, real arithmetic"
         return f"replayed in {self.counterexample.replayed_in}{beside}"
 
@@ -188,13 +215,17 @@ class Unbounded:
 
 @dataclass(frozen=True)
 class Unknown:
-    """Neither: the reason, what is open, and the nodes at which bounds became infinite."""
+    """Neither: the reason, what is open, and the nodes at which bounds became infinite.
+
+    ``unreplayed``: a counterexample in real arithmetic that is none in the replay.
+    """
 
     reason: str
     timed_out: bool = False
     open: tuple[OpenConjunction, ...] = ()
     unbounded: tuple[Unbounded, ...] = ()
     semantics: str = SEMANTICS_REAL
+    unreplayed: Unreplayed | None = None
 
     @property
     def barrier(self) -> float | None:

@@ -241,7 +241,8 @@ def _announce(model: Model, question: Question) -> None:
 
 def _report(found: Result, standard: bool, result: Path | None, folder: Path | None, quiet: bool) -> None:
     """The verdict, then the witness or, but for the standard's form, the reasons."""
-    from bourn.certificates.evidence import Falsified
+    from bourn.certificates.describe import warning
+    from bourn.certificates.evidence import Falsified, Verified
     from bourn.formats.witness import result_file
 
     verdict = found.verdict
@@ -258,6 +259,8 @@ def _report(found: Result, standard: bool, result: Path | None, folder: Path | N
         click.echo(result_file("sat", found.question, *point), nl=False)
     else:
         click.echo(found.status)
+    if quiet and isinstance(verdict, Verified) and verdict.by_rounding is not None:
+        click.echo(warning(verdict.by_rounding), err=True)
     if not quiet:
         click.echo(str(found), err=standard or isinstance(verdict, Falsified))
 
