@@ -117,11 +117,11 @@ def test_large_weights_that_cancel(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_certified_is_said(tmp_path: Path) -> None:
-    nodes = [node("Gemm", "x W", "z", transB=1), node("Sigmoid", "z", "y")]
+    nodes = [node("Gemm", "x W", "z", transB=1), node("Sign", "z", "y")]
     network, question = tmp_path / "net.onnx", tmp_path / "prop.vnnlib"
     network.write_bytes(model(nodes, {"x": [1, 2]}, {"W": numbers(2, 2)}).SerializeToString())
     question.write_text(specification(np.zeros(2), np.ones(2), 2, "(assert (>= Y_0 2.0))"))
-    with pytest.raises(bourn.BournError, match="no certificate can be written yet for Sigmoid node 'y'"):
+    with pytest.raises(bourn.BournError, match="no certificate can be written yet for Sign node 'y'"):
         bourn.write_certificate(bourn.verify(network, question), tmp_path / "proof.bourn")
     asked = bourn.robustness(np.zeros((1, 2)), label=0, radius=0.1, classes=2)
     with pytest.raises(bourn.BournError, match="is no file"):

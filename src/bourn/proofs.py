@@ -25,11 +25,20 @@ from bourn.problem.problem import Problem, problems
 from bourn.proof_neurons import grow_by_neuron
 from bourn.proof_trees import Grown, grow_by_input
 from bourn.proving import Level, Proof
-from bourn.relaxations.curves import PiecewiseLinear
+from bourn.relaxations.power import Power
+from bourn.relaxations.product import Product
+from bourn.relaxations.silu import Silu
 from bourn.verification import Result
 
-OPERATORS = ("Abs", "Clip", "LeakyRelu", "Relu")
-"""The nonlinear operators that certificates are written and checked for."""
+OPERATORS = (
+    *("Abs", "Clip", "LeakyRelu", "Relu", "PRelu", "Max", "Min", "MaxPool", "GlobalMaxPool", "ReduceMax"),
+    *("Sigmoid", "Tanh", "Atan", "Erf", "Softsign", "Exp", "Log", "Softplus", "Elu", "Selu", "Celu", "Gelu", "Sin", "Cos"),
+    *("Pow", "Sqrt", "Reciprocal", "Mul", "Div", "MatMul", "Softmax", "HardSigmoid", "HardSwish"),
+)
+"""The operators with nonlinear functions in them that certificates are written and checked for."""
+
+_PARTS = ("elu", "exponentials", "gate", "greatest", "power", "products", "reciprocal", "shares", "sigmoid")
+"""What functions within operators are called, after the operator's tensor and a dot."""
 
 _SAME = ("Dropout", "Identity")
 """Operators that the graph has no nodes of."""
@@ -58,13 +67,35 @@ def write_certificate(
         if isinstance(verdict, Falsified):
             file.manifest |= {"verdict": "sat", "witness": file.array(np.asarray(verdict.counterexample.x, dtype="<f8"))}
             return
-        graph = result.model.graph.to("cpu")
-        names = operator_names(graph, Path(result.model.source))
+        graph, names, refuted = _as_stored(result.model.graph.to("cpu"), Path(result.model.source), verdict.refutations)
         cases: list[dict[str, Any]] = []
-        for number, (problem, refutations) in enumerate(zip(problems(graph, result.question), verdict.refutations, strict=True)):
+        for number, (problem, refutations) in enumerate(zip(problems(graph, result.question), refuted, strict=True)):
             say = (lambda text, n=number: log(f"case {n}: {text}")) if log is not None else None
             cases.extend(_cases(file, problem, names, refutations, say, deadline))
         file.manifest |= {"verdict": "unsat", "cases": cases}
+
+
+Refutations = tuple[tuple[Refutation | SplitTree, ...], ...]
+
+
+def _as_stored(graph: Graph, path: Path, refutations: Refutations) -> tuple[Graph, dict[int, str], Refutations]:
+    """The graph with the names of its nonlinear nodes; that of the file's own operators where some were fused into others."""
+    try:
+        return graph, operator_names(graph, path), refutations
+    except UsageError:
+        from bourn.formats.onnx import load
+        from bourn.network.rewrite import simplify
+
+        plain = simplify(load(path, simplify=False), fused=False)
+        return plain, operator_names(plain, path), tuple(tuple(map(_unsplit, own)) for own in refutations)
+
+
+def _unsplit(refutation: Refutation | SplitTree) -> Refutation | SplitTree:
+    """A tree's splits are of another graph's nodes: the same without."""
+    if isinstance(refutation, Refutation):
+        return refutation
+    first = refutation.leaves[0]
+    return SplitTree(refutation.conjunction, (Leaf((), first.weights, first.bound, first.method),))
 
 
 def level_of(method: str) -> Level:
@@ -76,7 +107,7 @@ def level_of(method: str) -> Level:
 
 
 def operator_names(graph: Graph, path: Path) -> dict[int, str]:
-    """For every nonlinear node the tensor that its operator computes in the file.
+    """For every nonlinear node its name in a certificate: the tensor that its operator computes in the file, and the part of it.
 
     Raises :class:`UsageError` for an operator that certificates are not written for yet.
     """
@@ -89,16 +120,20 @@ def operator_names(graph: Graph, path: Path) -> dict[int, str]:
     names = {}
     for v in graph.nonlinear:
         node = graph.nodes[v]
+        own = by_source.get(node.source, "")
         name, operator = "", node.source.split(" ")[0]
-        for candidate in (node.name, by_source.get(node.source, "")):
+        for candidate in (node.name, own):
             while candidate in computed and computed[candidate].op_type in _SAME:  # the graph's node is called after the last
                 candidate = computed[candidate].input[0]
             if not name and candidate in computed and computed[candidate].op_type in OPERATORS:
                 name, operator = candidate, computed[candidate].op_type
-        if operator not in OPERATORS or not name or not isinstance(node.operation, PiecewiseLinear):
+        if own and node.name in {f"{own}.{part}" for part in _PARTS}:
+            name = node.name
+        fused = operator == "Mul" and not (isinstance(node.operation, Product | Power) or node.operation == Silu())
+        if operator not in OPERATORS or not name or fused:
             raise UsageError(
                 f"no certificate can be written yet for {operator or 'the'} node {node.name!r}; "
-                f"nonlinear operators that can be are {', '.join(OPERATORS)}"
+                f"operators that can be are {', '.join(OPERATORS)}"
             )
         names[v] = name
     if len(set(names.values())) != len(names):

@@ -23,8 +23,10 @@ from bourn.problem.problem import Problem
 from bourn.problem.specification import Row
 from bourn.program.linear_bounds import Multipliers, back_substitute
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
-from bourn.relaxations.base import LineRule
+from bourn.relaxations.base import LineRule, Nonlinearity, Tensors
 from bourn.relaxations.curves import PiecewiseLinear
+from bourn.relaxations.several import SeveralInputs
+from bourn.relaxations.smooth import Smooth
 from bourn.solvers.back_substitution import coefficient_error
 from bourn.solvers.base import output_rows
 from bourn.solvers.dual_ascent import DualAscent
@@ -52,15 +54,42 @@ Stated = dict[str, Any] | str
 """Multipliers as a chunk has them: a rule, or by tensor of every free entry mu."""
 
 
-def slopes(operation: PiecewiseLinear, z: Interval) -> tuple[Tensor, Tensor]:
-    """The checker's lines for what is not stable: slopes of the piece a little left of the middle, and of the chord."""
+def slopes(operation: Nonlinearity, *z: Interval) -> tuple[Tensors, Tensors]:
+    """The checker's lines for what is not stable, slopes for the positive and the negative part of a row, one an input."""
+    found: tuple[Tensors, Tensors] = next(rule for kind, rule in _LINES if isinstance(operation, kind))(operation, *z)
+    return found
+
+
+def _piecewise_lines(operation: PiecewiseLinear, z: Interval) -> tuple[Tensors, Tensors]:
+    """Of the piece a little left of the middle, and of the chord."""
     middle = z.lower / 2 + z.upper / 2 - 2.0**-30 * (z.upper - z.lower)
     own = torch.full_like(middle, operation.pieces[0][0])
     for knot, (slope, _) in zip(operation.knots, operation.pieces[1:], strict=True):
         own = own.masked_fill(middle > knot, slope)
     low, high = operation.evaluate(z.lower), operation.evaluate(z.upper)
     chord = ((high - low) / (z.upper - z.lower)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-    return own, torch.where(operation.stable(z), own, chord)
+    return (own,), (torch.where(operation.stable(z), own, chord),)
+
+
+def _smooth_lines(operation: Smooth, z: Interval) -> tuple[Tensors, Tensors]:
+    """The slope in the middle and about that of the chord; across an inflection the lesser slope of both ends."""
+    first, middle, last = (operation.derivative(t).nan_to_num() for t in (z.lower, z.lower / 2 + z.upper / 2, z.upper))
+    chord, rises = (first + 4 * middle + last) / 6, last > first
+    across = torch.zeros_like(rises)
+    for place in operation.split_points:
+        across |= (z.lower < place) & (z.upper > place)
+    least = torch.minimum(first, last)
+    return (
+        (torch.where(across, least, torch.where(rises, middle, chord)),),
+        (torch.where(across, least, torch.where(rises, chord, middle)),),
+    )
+
+
+_LINES: tuple[tuple[type[Nonlinearity], Any], ...] = (
+    (PiecewiseLinear, _piecewise_lines),
+    (Smooth, _smooth_lines),
+    (SeveralInputs, lambda operation, *z: operation.slopes(LineRule.AREA, *z)),
+)
 
 
 @dataclass(eq=False)
@@ -92,14 +121,14 @@ class Proof:
         """The bounds (M,) by a rule."""
         ancestors, chosen = set(self.graph.ancestors(max(rows))), {}
         for v in (v for v in self.graph.nonlinear if v in ancestors):
-            operation, (z,) = self.graph.nodes[v].operation, self.program.inputs_of(v)
-            assert isinstance(operation, PiecewiseLinear)
+            operation, z = self.graph.nodes[v].operation, self.program.inputs_of(v)
+            assert isinstance(operation, Nonlinearity)
             if rule == INTERVAL:
                 zero = torch.zeros(1, constant.shape[1], *self.graph.nodes[v].shape, dtype=torch.float64)
-                chosen[v] = Multipliers(torch.ones_like(zero[:, 0], dtype=torch.bool), mu=(zero,))
+                chosen[v] = Multipliers(torch.ones_like(zero[:, 0], dtype=torch.bool), mu=(zero,) * len(z))
             else:
-                below, above = (s[:, None] for s in slopes(operation, z))
-                chosen[v] = Multipliers(self.program.free(v), (above if rule == PARALLEL else below,), (above,))
+                below, above = (tuple(s[:, None] for s in own) for own in slopes(operation, *z))
+                chosen[v] = Multipliers(self.program.free(v), above if rule == PARALLEL else below, above)
         return back_substitute(self.program, rows, constant, multipliers=chosen).lower[0]
 
     def rounded(self, rows: dict[int, Tensor], constant: Tensor, chosen: Chosen) -> tuple[Tensor, Chosen]:
@@ -139,7 +168,7 @@ class Proof:
             found = torch.cat([self.by_rule(rule, *self._unit(z, signed[p])) for p in self._pieces(z, wanted)]) - slack[wanted]
             if bool((found > best[wanted]).any()):
                 best[wanted] = torch.maximum(best[wanted], found)
-                self._rule(z, rule)
+                self._rule(z, rule, signed[wanted].numpy())
         if self.level >= Level.ASCENT and self.nonlinear(z):
             for piece in self._pieces(z, self._open(z, best)):
                 rows, zero = self._unit(z, signed[piece])
@@ -170,30 +199,45 @@ class Proof:
         size = len(best) // 2
         return Interval(best[:size].reshape(1, *shape), -best[size:].reshape(1, *shape))
 
-    def _rule(self, z: int, rule: str) -> None:
-        """Write that both ends of all entries that are open are proved by a rule, for every node that reads them."""
-        self.bounds.extend({"tensor": self.names[v], "multipliers": rule} for v in self.graph.readers(z))
+    def _rule(self, z: int, rule: str, signed: np.ndarray) -> None:
+        """Write that a pre-activation's bounds are proved by a rule, for every node that reads it; by default of what is open."""
+        for v in self.graph.readers(z):
+            own: dict[str, Any] = {"tensor": self.names[v], "multipliers": rule}
+            if len(self.graph.nodes[v].inputs) > 1:  # others of its inputs may not have their turn yet
+                rows = self._rows_of(z, v, signed)[1]
+                own |= {"of": np.zeros_like(rows), "rows": rows}
+            self.bounds.append(own)
 
     def _rows(self, z: int, signed: np.ndarray, chosen: Chosen, some: Tensor) -> None:
         """Write how some rows of a pre-activation are proved, for every node that reads them."""
-        size, kept = self.graph.nodes[z].size, torch.nonzero(some)[:, 0]
+        kept = torch.nonzero(some)[:, 0]
+        for v in self.graph.readers(z):
+            which, rows = self._rows_of(z, v, signed)
+            if len(rows):
+                multipliers = self.stated(chosen, kept[torch.from_numpy(which)])
+                self.bounds.append({"tensor": self.names[v], "multipliers": multipliers, "of": np.zeros_like(rows), "rows": rows})
+
+    def _rows_of(self, z: int, v: int, signed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of some rows of a pre-activation are about what node ``v`` reads, and their numbers there."""
+        size, node = self.graph.nodes[z].size, self.graph.nodes[v]
         row_of = np.full(2 * size, -1)
         row_of[np.where(signed < 0, size - 1 - signed, signed)] = np.arange(len(signed))
-        for v in self.graph.readers(z):
-            place = place_of(self.graph, z, self.graph.nodes[v].inputs[0])
-            which = np.concatenate([row_of[place], row_of[size + place]])
-            own = np.concatenate([np.arange(len(place)), -1 - np.arange(len(place))])[which >= 0].astype("<i8")
-            if len(own):
-                multipliers = self.stated(chosen, kept[torch.from_numpy(which[which >= 0])])
-                rows = {"of": np.zeros_like(own), "rows": own}
-                self.bounds.append({"tensor": self.names[v], "multipliers": multipliers, **rows})
+        which, own = [], []
+        for i, reads in enumerate(node.inputs):
+            if reads == z or reads in self.graph.moved[z]:
+                place = place_of(self.graph, z, reads)
+                which += [row_of[place], row_of[size + place]]
+                entries = i * node.size + np.arange(len(place))
+                own += [entries, -1 - entries]
+        found = np.concatenate(which)
+        return found[found >= 0], np.concatenate(own)[found >= 0].astype("<i8")
 
     def stated(self, chosen: Chosen, some: Tensor) -> dict[str, Any]:
         """Multipliers of some rows as a chunk has them."""
         return {
             self.names[v]: {
-                "free": torch.nonzero(m.free[0].flatten())[:, 0].numpy().astype("<i8"),
-                "mu": m.mu[0][0][some][:, m.free[0]].to(torch.float32).numpy().reshape(-1),
+                "free": torch.nonzero(m.free[0].flatten().repeat(len(m.mu)))[:, 0].numpy().astype("<i8"),
+                "mu": torch.cat([mu[0][some][:, m.free[0]] for mu in m.mu], 1).to(torch.float32).numpy().reshape(-1),
             }
             for v, m in chosen.items()
         }
@@ -228,8 +272,8 @@ def rounded(
     own = {}
     for v in nodes:
         if v in passed:
-            mu = passed[v][0].to(torch.float32).to(torch.float64).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-            own[v] = Multipliers(program.free(v), mu=(mu,))
+            mu = (m.to(torch.float32).to(torch.float64).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for m in passed[v])
+            own[v] = Multipliers(program.free(v), mu=tuple(mu))
     return back_substitute(program, rows, constant, multipliers=own).lower, own
 
 

@@ -69,8 +69,8 @@ class Values(Protocol):
     def capped(self, where: NDArray[np.bool_]) -> Self:
         """min(x, 0) there."""
 
-    def above_zero(self) -> NDArray[np.bool_]:
-        """Whether entries are about above 0, for choices on which no bound rests."""
+    def about(self) -> Floats:
+        """Numbers near the entries, for choices on which no bound rests."""
 
     def total(self) -> Self:
         """The sum over the last axis."""
@@ -95,6 +95,9 @@ class Arithmetic(Protocol):
 
     def numbers(self, values: Sequence[Fraction]) -> Values:
         """Of rational numbers, one axis."""
+
+    def between(self, lower: Floats, upper: Floats) -> Values:
+        """Of whatever lies between these; raises ArithmeticError where that has no place."""
 
     def inverse_roots(self, values: Sequence[Fraction]) -> Values:
         """Of 1 / sqrt(v) for positive rational v; raises ArithmeticError where that has no place."""
@@ -166,8 +169,8 @@ class Balls(Values):
         # |min(a, 0) - min(a', 0)| is at most |a - a'|.
         return Balls(np.where(where & (self.mid > 0), 0.0, self.mid), self.rad)
 
-    def above_zero(self) -> NDArray[np.bool_]:
-        return self.mid > 0
+    def about(self) -> Floats:
+        return self.mid
 
     def total(self) -> Balls:
         size = np.abs(self.mid).sum(-1)
@@ -208,6 +211,10 @@ class FloatArithmetic(Arithmetic):
         rad = np.array([0.0 if m == v else 2 * UNIT * abs(m) + TINY for m, v in zip(mid.tolist(), values, strict=True)])
         return Balls(mid, rad)
 
+    def between(self, lower: Floats, upper: Floats) -> Balls:
+        mid = lower / 2 + upper / 2
+        return Balls(mid, np.maximum(upper - mid, mid - lower) * SAFETY + TINY)
+
     def inverse_roots(self, values: Sequence[Fraction]) -> Balls:
         v = self.numbers(values)
         mid = 1.0 / np.sqrt(v.mid)
@@ -221,7 +228,7 @@ class FloatArithmetic(Arithmetic):
 # python-flint: balls and rational numbers
 
 
-_PRECISION = 128
+PRECISION = 128
 """Bits of a ball's midpoint."""
 
 
@@ -270,8 +277,8 @@ class Numbers(Values):
     def capped(self, where: NDArray[np.bool_]) -> Numbers:
         return self._with(np.where(where, self.minimum(self.kind.exact(np.zeros(()))).data, self.data))
 
-    def above_zero(self) -> NDArray[np.bool_]:
-        return np.array([bool(v > 0) for v in self.data.ravel()]).reshape(self.shape)
+    def about(self) -> Floats:
+        return np.array([self.kind.near(v) for v in self.data.ravel()], dtype=np.float64).reshape(self.shape)
 
     def total(self) -> Numbers:
         return self._with(self.data.sum(-1))
@@ -295,7 +302,7 @@ class FlintArithmetic(Arithmetic):
         self.matrix: Any = flint.arb_mat if balls else flint.fmpq_mat
         self._weights: dict[int, tuple[Floats, Any]] = {}
         if balls:
-            flint.ctx.prec = _PRECISION
+            flint.ctx.prec = PRECISION
 
     def weight(self, values: Floats) -> Any:
         """A matrix of the network, converted once."""
@@ -317,6 +324,11 @@ class FlintArithmetic(Arithmetic):
         data[:] = [self._number(self._flint.fmpq(v.numerator, v.denominator)) for v in values]
         return Numbers(data, self)
 
+    def between(self, lower: Floats, upper: Floats) -> Numbers:
+        if not self._balls:
+            raise ArithmeticError("an interval has no place in rational arithmetic; use --arithmetic ball")
+        return Numbers(np.frompyfunc(lambda a, b: a.union(b), 2, 1)(self.exact(lower).data, self.exact(upper).data), self)
+
     def inverse_roots(self, values: Sequence[Fraction]) -> Numbers:
         if not self._balls:
             raise ArithmeticError("a square root has no place in rational arithmetic; use --arithmetic ball")
@@ -331,6 +343,10 @@ class FlintArithmetic(Arithmetic):
         if self._balls:
             return self._number(a).min(self._number(b))
         return a if a <= b else b
+
+    def near(self, value: Any) -> float:
+        value = self._number(value)
+        return float(value) if self._balls else int(value.p) / int(value.q)
 
     def below(self, value: Any) -> float:
         """A float64 not above an entry, and it itself where it is one."""

@@ -29,15 +29,11 @@ class Report:
     parts: int = 0
 
     def __str__(self) -> str:
-        trusted = {"float": "NumPy's float64 sums of products", "ball": "Arb (python-flint)", "rational": "FLINT (python-flint)"}
-        return "\n".join(
-            [
-                f"proved: {self.proved}",
-                "in real arithmetic, for the weights as stored; the deployed network rounds, which this says nothing about",
-                f"{self.rows} bounds on {self.parts} parts recomputed in {self.arithmetic} arithmetic",
-                f"trusted: this checker, Python, {trusted[self.arithmetic]}, SHA-256, the parser of protobuf (onnx)",
-            ]
-        )
+        library = {"float": "NumPy's float64 sums of products, Arb for smooth functions"}.get(self.arithmetic, "FLINT with Arb")
+        return f"""proved: {self.proved}
+in real arithmetic, for the weights as stored; the deployed network rounds, which this says nothing about
+{self.rows} bounds on {self.parts} parts recomputed in {self.arithmetic} arithmetic
+trusted: this checker, Python, {library}, SHA-256, the parser of protobuf (onnx)"""
 
 
 def check(certificate: str | Path, network: str | Path, specification: str | Path, how: str = "float") -> Report:

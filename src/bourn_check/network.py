@@ -1,4 +1,4 @@
-"""The network as the checker sees it: steps from tensor to tensor, each affine or one nonlinear function of one variable.
+"""The network as the checker sees it: steps from tensor to tensor, each affine or one nonlinear function, entry by entry.
 
 A tensor is flat here (row-major); its shape is what the reader needed to make the steps.  Rows on a tensor are (M, size).
 """
@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,22 +132,34 @@ class Sum(Affine):
         return result
 
 
-@dataclass(frozen=True, eq=False)
-class Join(Affine):
-    """Inputs side by side, flat."""
+class Nonlinear(ABC):
+    """A function of ``arity`` inputs of one size, entry by entry; what it reads, z, is these side by side, flat.
 
-    sizes: tuple[int, ...]
+    ``lower`` and ``upper``, or both as ``ends``, are bounds of z, (P, arity * size) for P parts.
+    """
 
-    def backward(self, rows: Values, arithmetic: Arithmetic) -> Backward:
-        ends = np.cumsum(self.sizes)
-        return [rows.columns(np.arange(end - size, end)) for size, end in zip(self.sizes, ends, strict=True)], None
+    arity = 1
 
-    def forward(self, inputs: Sequence[Values], arithmetic: Arithmetic) -> Values:
-        return arithmetic.joined(list(inputs))  # type: ignore[no-any-return]
+    def affine(self, lower: Floats, upper: Floats) -> tuple[NDArray[np.bool_], Floats, Floats]:
+        """Where it is not known to be affine, (P, size), and elsewhere its slopes (P, arity * size) and offsets (P, size)."""
+        outer = (len(lower), lower.shape[1] // self.arity)
+        return np.ones(outer, dtype=bool), np.zeros(lower.shape), np.zeros(outer)
+
+    def lines(self, lower: Floats, upper: Floats) -> tuple[Floats, Floats]:
+        """Slopes (P, arity * size) for the positive and the negative part of a row.  Any would do; here 0."""
+        return np.zeros(lower.shape), np.zeros(lower.shape)
+
+    @abstractmethod
+    def minima(self, row: Values, mu: Values | None, ends: Floats, of: Index | None, arithmetic: Arithmetic) -> Values:
+        """min of row f(z) - mu . z on the ends (2, P, n) of the part ``of`` each row (M, n), entry by entry; mu is 0 for None."""
+
+    @abstractmethod
+    def forward(self, z: Values, arithmetic: Arithmetic) -> Values:
+        """The function of enclosures."""
 
 
 @dataclass(frozen=True)
-class PiecewiseLinear:
+class PiecewiseLinear(Nonlinear):
     """A continuous function of one variable: ``pieces`` (slope, offset) between ascending ``knots``, for every entry."""
 
     knots: tuple[float, ...]
@@ -155,11 +168,6 @@ class PiecewiseLinear:
     def piece(self, z: Floats) -> Index:
         """The piece on which each number lies."""
         return np.searchsorted(np.array(self.knots), z).astype(np.int64)
-
-    @property
-    def simple(self) -> bool:
-        """Whether its values at float64 numbers are float64 numbers themselves."""
-        return all(s in (0.0, 1.0, -1.0) and (s == 0 or o == 0) for s, o in self.pieces)
 
     def at(self, z: Floats) -> Floats:
         """The function at numbers, rounded."""
@@ -171,31 +179,38 @@ class PiecewiseLinear:
         slopes, offsets = np.array(self.pieces).T
         return z.scaled(slopes[piece]) + arithmetic.exact(offsets[piece])
 
-    def stable(self, lower: Floats, upper: Floats) -> Index:
-        """The piece on which each interval lies; -1 where it meets several."""
-        first, last = np.searchsorted(np.array(self.knots), lower, "right"), np.searchsorted(np.array(self.knots), upper, "left")
-        return np.where(first >= last, np.minimum(first, last), -1).astype(np.int64)
+    def affine(self, lower: Floats, upper: Floats) -> tuple[NDArray[np.bool_], Floats, Floats]:
+        knots, (slopes, offsets) = np.array(self.knots), np.array(self.pieces).T
+        first, last = np.searchsorted(knots, lower, "right"), np.searchsorted(knots, upper, "left")
+        piece = np.minimum(first, last)
+        return first < last, np.where(first < last, 0.0, slopes[piece]), offsets[piece]
 
     def lines(self, lower: Floats, upper: Floats) -> tuple[Floats, Floats]:
-        """Slopes for the positive and the negative part of a row: of the piece a little left of the middle, and of the chord.
-
-        Any would do.  Intervals around a knot are common, and so rounding does not decide of them.
-        """
+        """Of the piece a little left of the middle, and of the chord: intervals around a knot are common, and so rounding
+        does not decide of them."""
         slopes, low, high, width = np.array(self.pieces).T[0], self.at(lower), self.at(upper), upper - lower
         chord = np.divide(high - low, width, out=np.zeros(width.shape), where=(width > 0) & np.isfinite(width))
         return slopes[self.piece(lower / 2 + upper / 2 - 2.0**-30 * width)], chord
 
-    def vertices(self, lower: Floats, upper: Floats) -> tuple[list[Floats], NDArray[np.bool_] | None]:
-        """Points of the intervals among which every affine change of the function has its minimum: the ends, and the knots.
-
-        Beside them where 0, at which the function is 0, is one more; None where it is not a knot of this kind.
-        """
+    def minima(self, row: Values, mu: Values | None, ends: Floats, of: Index | None, arithmetic: Arithmetic) -> Values:
+        # An affine change of the function has its minimum at an end or a knot; at a knot at 0 where the function is 0 it is 0.
+        lower, upper = ends
         zero = 0.0 in self.knots and not self.at(np.zeros(1)).any()
         points = [lower, upper, *(np.clip(knot, lower, upper) for knot in self.knots if knot != 0 or not zero)]
-        return points, (lower < 0) & (upper > 0) if zero else None
+        least = None
+        simple = all(s in (0.0, 1.0, -1.0) and (s == 0 or o == 0) for s, o in self.pieces)  # its values are float64 numbers
+        for z in points:
+            at, height = of_rows(z, of), of_rows(self.at(z), of)
+            if simple:
+                term = row.scaled(height) if mu is None else row.difference(height, mu, at)
+            else:
+                term = row * self.on_piece(arithmetic.exact(at), self.piece(at), arithmetic)
+                term = term if mu is None else term + -mu.scaled(at)
+            least = term if least is None else least.minimum(term)
+        assert least is not None
+        return least.capped(of_rows((lower < 0) & (upper > 0), of)) if zero else least
 
     def forward(self, z: Values, arithmetic: Arithmetic) -> Values:
-        """The function of enclosures."""
         # The first piece and, from every knot on, the change of slope.
         result = self.on_piece(z, np.zeros(z.shape, dtype=np.int64), arithmetic)
         for knot, (before, _), (after, _) in zip(self.knots, self.pieces[:-1], self.pieces[1:], strict=True):
@@ -204,11 +219,16 @@ class PiecewiseLinear:
         return result
 
 
+def of_rows(values: NDArray[Any], of: Index | None) -> NDArray[Any]:
+    """Of every row what its part has."""
+    return values if of is None else values[of]
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """``output`` = ``operation`` of ``inputs``; ``where`` names the node of the file."""
 
-    operation: Affine | PiecewiseLinear
+    operation: Affine | Nonlinear
     inputs: tuple[str, ...]
     output: str
     where: str
@@ -225,7 +245,7 @@ class Network:
 
     def nonlinear(self) -> dict[str, Step]:
         """The nonlinear steps by what they compute, in order."""
-        return {s.output: s for s in self.steps if isinstance(s.operation, PiecewiseLinear)}
+        return {s.output: s for s in self.steps if isinstance(s.operation, Nonlinear)}
 
     def evaluate(self, x: Values, arithmetic: Arithmetic) -> Values:
         """Enclosures of the outputs (1, n) at inputs (1, n)."""
@@ -235,8 +255,9 @@ class Network:
             start += size
         for step in self.steps:
             inputs = [values[i] for i in step.inputs]
-            if isinstance(step.operation, PiecewiseLinear):
-                values[step.output] = step.operation.forward(inputs[0], arithmetic)
+            if isinstance(step.operation, Nonlinear):
+                z = inputs[0] if len(inputs) == 1 else arithmetic.joined(inputs)
+                values[step.output] = step.operation.forward(z, arithmetic)
             else:
                 values[step.output] = step.operation.forward(inputs, arithmetic)
         return arithmetic.joined([values[name] for name, _ in self.outputs])  # type: ignore[no-any-return]

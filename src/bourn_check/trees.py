@@ -14,23 +14,21 @@ import numpy as np
 
 from bourn_check.arithmetic import Arithmetic, Floats, Index, Values
 from bourn_check.certificate import Certificate, items
-from bourn_check.dual import RULES, Bounds, Chosen, Dual, Given
+from bourn_check.dual import RULES, Chosen, Dual, Given
 from bourn_check.errors import NotAProof, Unreadable
-from bourn_check.network import Network, Step
+from bourn_check.network import Network, Nonlinear, Step
 from bourn_check.specification import Row
 
 _NUMBERS = 1 << 17
 """Of one set of rows."""
 
-Ends = Mapping[str, Floats]
-"""By nonlinear step the lower and upper ends (2, size) of what it reads; "" is the input."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A part that is still to be looked at: its parent's ends, the split that made it, and which conjunctions are open."""
+    """A part still to be looked at: its parent's ends (2, size), the split that made it, and which conjunctions are open."""
 
-    ends: Ends
+    ends: Mapping[str, Floats]
     open: frozenset[int]
     split: str | None = None
     side: int = 0
@@ -61,11 +59,12 @@ class Tree:
     pending: dict[int, _Part] = field(init=False)
     used: list[set[Row]] = field(init=False)
     steps: dict[str, Step] = field(init=False)
+    reads: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.steps, self.used = self.network.nonlinear(), [set() for _ in self.conjunctions]
-        sizes = {name: self.network.sizes[name] for name in self.steps}
-        nothing = {name: np.array([[-np.inf], [np.inf]]).repeat(size, 1) for name, size in sizes.items()}
+        self.reads = {name: sum(self.network.sizes[i] for i in step.inputs) for name, step in self.steps.items()}
+        nothing = {name: np.array([[-np.inf], [np.inf]]).repeat(size, 1) for name, size in self.reads.items()}
         everything = frozenset(range(len(self.conjunctions)))
         self.pending = {0: _Part({"": np.stack([self.lower, self.upper]), **nothing}, everything)}
 
@@ -75,11 +74,11 @@ class Tree:
         if not len(numbers) or not all(n in self.pending for n in numbers.tolist()) or len(np.unique(numbers)) != len(numbers):
             raise NotAProof(f"{where}: it is about parts that are not open")
         parts = [self.pending.pop(n) for n in numbers.tolist()]
-        dual = self._dual(parts)
+        ends = {name: np.stack([p.own(name) for p in parts], 1) for name in ("", *self.steps)}
+        dual = Dual(self.network, self.arithmetic, ends)
         for bounds in items(stated, "bounds", where):
             dual = self._bounded(dual, bounds, where)
-        known = [Bounds(dual.lower, dual.upper), *dual.bounds.values()]
-        alive = np.all([(b.lower <= b.upper).all(1) for b in known], axis=0)
+        alive = np.all([(lower <= upper).all(1) for lower, upper in dual.ends.values()], axis=0)
         open_ = [set(part.open) if lives else set() for part, lives in zip(parts, alive.tolist(), strict=True)]
         for refuted in items(stated, "refuted", where):
             for i, conjunction in self._refuted(dual, refuted, numbers, where):
@@ -90,11 +89,6 @@ class Tree:
         left = [i for i, rest in enumerate(open_) if rest and not split[i]]
         if left:
             raise NotAProof(f"{where}: in part {numbers[left[0]]} nothing refutes conjunction {min(open_[left[0]])}")
-
-    def _dual(self, parts: list[_Part]) -> Dual:
-        ends = {name: np.stack([p.own(name) for p in parts], 1) for name in ("", *self.steps)}
-        bounds = {name: Bounds(ends[name][0], ends[name][1]) for name in self.steps}
-        return Dual(self.network, self.arithmetic, ends[""][0], ends[""][1], bounds)
 
     def _step(self, stated: Any, where: str) -> str:
         if str(stated) not in self.steps:
@@ -107,38 +101,44 @@ class Tree:
         """Bounds of what a step reads, as tight as they were or as the multipliers make them."""
         name = self._step(part.get("tensor"), where)
         at = f"{where}, bounds of what {name!r} reads"
-        known, source = dual.bounds[name], self.steps[name].inputs[0]
-        count, size = known.lower.shape
+        known, sources = dual.ends[name].copy(), self.steps[name].inputs
+        _, count, size = known.shape
         if "rows" in part:
             of, signed = self.own.indices(part.get("of"), at, count), self.own.integers(part["rows"], at)
             if len(of) != len(signed) or (len(signed) and not (signed.max() < size and signed.min() >= -size)):
                 self.own.fail(at, f"a row is of no entry of the {size}, or of no part")
         else:  # both ends of every entry that is open
             function = self.steps[name].operation
-            of, entries = np.nonzero(function.stable(known.lower, known.upper) < 0)  # type: ignore[union-attr]
+            assert isinstance(function, Nonlinear)
+            of, entries = np.nonzero(np.tile(function.affine(*known)[0], function.arity))
             of, signed = of.repeat(2), np.stack([entries, -1 - entries], 1).ravel()
         entries, above = np.where(signed < 0, -1 - signed, signed), signed < 0
 
         def rows(some: slice) -> tuple[dict[str, Values], Values]:
             unit = np.zeros((len(of[some]), size))
             unit[np.arange(len(unit)), entries[some]] = np.where(above[some], -1.0, 1.0)
-            return {source: self.arithmetic.exact(unit)}, self.arithmetic.exact(np.zeros(len(unit)))
+            found: dict[str, Values] = {}
+            for source, part in zip(sources, np.split(unit, len(sources), 1), strict=True):
+                if part.any():
+                    row = self.arithmetic.exact(part)
+                    found[source] = found[source] + row if source in found else row
+            return found, self.arithmetic.exact(np.zeros(len(unit)))
 
         found = self._bound(dual, of, rows, part.get("multipliers"), at)
-        lower, upper = known.lower.copy(), known.upper.copy()
-        np.maximum.at(lower, (of[~above], entries[~above]), found[~above])
-        np.minimum.at(upper, (of[above], entries[above]), -found[above])
-        return Dual(dual.network, dual.arithmetic, dual.lower, dual.upper, {**dual.bounds, name: Bounds(lower, upper)})
+        np.maximum.at(known[0], (of[~above], entries[~above]), found[~above])
+        np.minimum.at(known[1], (of[above], entries[above]), -found[above])
+        return Dual(dual.network, dual.arithmetic, {**dual.ends, name: known})
 
     def _bound(
         self, dual: Dual, of: Index, rows: Callable[[slice], tuple[dict[str, Values], Values]], stated: Any, where: str
     ) -> Floats:
         """The bounds of rows, of which each is about the part ``of``, a set of them at a time."""
-        chosen = self._multipliers(stated, of, len(dual.lower), where)
+        count = dual.ends[""].shape[1]
+        chosen = self._multipliers(stated, of, count, where)
         found, most = np.zeros(len(of)), max(1, _NUMBERS // max(self.network.sizes.values()))
         for start in range(0, len(of), most):
             some = slice(start, start + most)
-            found[some] = dual.bound(*rows(some), chosen(some), None if len(dual.lower) == 1 else of[some])
+            found[some] = dual.bound(*rows(some), chosen(some), None if count == 1 else of[some])
         self.rows += len(of)
         return found
 
@@ -150,7 +150,7 @@ class Tree:
             raise Unreadable(f"{self.own.path}: {where}: multipliers are by tensor, or one of {', '.join(RULES)}")
         read = {}
         for tensor, own in stated.items():
-            size = self.network.sizes[self._step(tensor, where)]
+            size = self.reads[self._step(tensor, where)]
             free = self.own.indices(own.get("free"), where, count * size, ascending=True)
             counts = np.bincount(free // size, minlength=count)
             ends = np.cumsum(counts[of])
@@ -160,7 +160,7 @@ class Tree:
         def chosen(some: slice) -> Chosen:
             found = {}
             for tensor, (free, first, counts, ends, mu) in read.items():
-                own, size = of[some], self.network.sizes[tensor]
+                own, size = of[some], self.reads[tensor]
                 many = counts[own]
                 row = np.arange(len(own)).repeat(many)
                 begin = (ends[some] - many)[:1].sum()
@@ -180,7 +180,7 @@ class Tree:
         k = stated.get("conjunction")
         if type(k) is not int or not 0 <= k < len(self.conjunctions):
             self.own.fail(where, f"there is no conjunction {str(k)[:40]}")
-        rows, of = self.conjunctions[k], self.own.indices(stated.get("of"), where, len(dual.lower), ascending=True)
+        rows, of = self.conjunctions[k], self.own.indices(stated.get("of"), where, dual.ends[""].shape[1], ascending=True)
         weights = self.own.floats(stated.get("weights"), where, len(of), len(rows))
         if (weights < 0).any():
             raise NotAProof(f"{where}: a weight of conjunction {k} is below 0")
@@ -218,14 +218,13 @@ class Tree:
         """Both halves of some parts: an entry of what a step reads, or of the input, at most and at least a number."""
         name = "" if stated.get("tensor") is None else self._step(stated["tensor"], where)
         of = self.own.indices(stated.get("of"), where, len(open_), ascending=True)
-        size = self.network.sizes[name] if name else dual.lower.shape[1]
+        size = dual.ends[name].shape[2]
         entries, at = self.own.indices(stated.get("entry"), where, size), self.own.floats(stated.get("at"), where, len(of))
         if len(entries) != len(of) or split[of].any():
             self.own.fail(where, "an entry for each split is needed, and one split for a part")
         split[of] = True
         for i, entry, value in zip(of.tolist(), entries.tolist(), at.tolist(), strict=True):
-            ends = {n: np.stack([b.lower[i], b.upper[i]]) for n, b in dual.bounds.items()}
-            ends[""] = np.stack([dual.lower[i], dual.upper[i]])
+            ends = {n: known[:, i] for n, known in dual.ends.items()}
             for side in (0, 1):
                 self.pending[self.count] = _Part(ends, frozenset(open_[i]), name, side, entry, value)
                 self.count += 1

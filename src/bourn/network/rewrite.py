@@ -19,11 +19,12 @@ from bourn.rounding import up
 _TAKES_A_BIAS = (Dense, BatchedDense, Convolution, Scale, Offset, Sum, ReduceSum)
 
 
-def simplify(graph: Graph) -> Graph:
-    """All passes, those of :mod:`bourn.network.fuse` too, repeated until none changes the graph."""
+def simplify(graph: Graph, *, fused: bool = True) -> Graph:
+    """All passes, those of :mod:`bourn.network.fuse` too if ``fused``, repeated until none changes the graph."""
+    passes = (drop_unused, drop_identities, merge_moves, merge_offsets, *((fuse_activations, guard_domains) if fused else ()))
     while True:
         changed = graph
-        for step in (drop_unused, drop_identities, merge_moves, merge_offsets, fuse_activations, guard_domains):
+        for step in passes:
             changed = step(changed)
         if changed is graph:
             return graph

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import onnx
 
 from bourn_check.errors import Unreadable
 from bourn_check.network import Network, PiecewiseLinear
+from bourn_check.nodes import OTHERS
 from bourn_check.readers import unpacked
 from bourn_check.readers.onnx_affine import AFFINE
 from bourn_check.readers.onnx_moves import MOVES
-from bourn_check.readers.onnx_reading import Node, Reader
+from bourn_check.readers.onnx_reading import Node, Reader, Rules, function
 
 
 def read_network(data: bytes, source: str) -> Network:
@@ -21,11 +20,7 @@ def read_network(data: bytes, source: str) -> Network:
         model = onnx.load_model_from_string(unpacked(data))
     except Exception as error:  # protobuf has exceptions of its own
         raise Unreadable(f"{source}: no ONNX file: {type(error).__name__}") from None
-    return Reader(model, source, {**MOVES, **AFFINE, **dict.fromkeys(_FUNCTIONS, _function)}).network()
-
-
-def _relu(node: Node) -> PiecewiseLinear:
-    return PiecewiseLinear((0.0,), ((0.0, 0.0), (1.0, 0.0)))
+    return Reader(model, source, {**MOVES, **AFFINE, **_PIECEWISE, **OTHERS}).network()
 
 
 def _leaky(node: Node) -> PiecewiseLinear:
@@ -45,13 +40,9 @@ def _clip(node: Node) -> PiecewiseLinear:
     return PiecewiseLinear(knots, (*(p for _, p in below), (1.0, 0.0), *(p for _, p in above)))
 
 
-_FUNCTIONS: dict[str, Callable[[Node], PiecewiseLinear]] = {
-    "Relu": _relu,
-    "LeakyRelu": _leaky,
-    "Clip": _clip,
-    "Abs": lambda node: PiecewiseLinear((0.0,), ((-1.0, 0.0), (1.0, 0.0))),
+_PIECEWISE: Rules = {
+    "Relu": function(PiecewiseLinear((0.0,), ((0.0, 0.0), (1.0, 0.0)))),
+    "LeakyRelu": function(_leaky),
+    "Clip": function(_clip),
+    "Abs": function(PiecewiseLinear((0.0,), ((-1.0, 0.0), (1.0, 0.0)))),
 }
-
-
-def _function(reader: Reader, node: Node) -> None:
-    reader.add(_FUNCTIONS[node.op_type](node), node.inputs[:1], node.shape(), node.outputs[0])

@@ -73,7 +73,7 @@ def _product(reader: Reader, node: Node) -> None:
 # Windows
 
 
-def _windows(node: Node, kernel: Sequence[int]) -> Array:
+def windows(node: Node, kernel: Sequence[int]) -> Array:
     """Flat numbers of the entries under every window, (C, *positions, *kernel); -1 in the padding."""
     index, dims = node.index(), len(kernel)
     if index.shape[0] != 1 or index.ndim != dims + 2 or node.attribute("ceil_mode"):
@@ -96,12 +96,12 @@ def _windows(node: Node, kernel: Sequence[int]) -> Array:
 
 def _conv(reader: Reader, node: Node) -> None:
     weight, groups = node.weights(1), int(node.attribute("group", 1))
-    windows, dims = _windows(node, weight.shape[2:]), weight.ndim - 2
-    channels, positions, kernel = len(windows), windows.shape[1 : 1 + dims], weight.shape[2:]
+    found, dims = windows(node, weight.shape[2:]), weight.ndim - 2
+    channels, positions, kernel = len(found), found.shape[1 : 1 + dims], weight.shape[2:]
     if weight.shape[1] * groups != channels or len(weight) % groups or (node.ints("kernel_shape") or kernel) != kernel:
         raise reader.fail(f"a kernel of shape {weight.shape} for {channels} channels")
     count, inner = math.prod(positions), weight.shape[1] * math.prod(kernel)
-    apart = windows.reshape(groups, weight.shape[1], count, -1).transpose(2, 0, 1, 3)
+    apart = found.reshape(groups, weight.shape[1], count, -1).transpose(2, 0, 1, 3)
     patches = node.move(apart.reshape(count, groups * inner))
     matrix = weight.reshape(groups, len(weight) // groups, inner).transpose(0, 2, 1)
     product = reader.linear(patches, matrix, (count, len(weight)))
@@ -120,13 +120,14 @@ def _mean(reader: Reader, node: Node, index: Array, shape: Sequence[int], count_
 
 def _average_pool(reader: Reader, node: Node) -> None:
     kernel = node.ints("kernel_shape") or ()
-    windows = _windows(node, kernel)
-    shape = (1, *windows.shape[: 1 + len(kernel)])
-    _mean(reader, node, windows.reshape(math.prod(shape), -1), shape, bool(node.attribute("count_include_pad", 0)))
+    found = windows(node, kernel)
+    shape = (1, *found.shape[: 1 + len(kernel)])
+    _mean(reader, node, found.reshape(math.prod(shape), -1), shape, bool(node.attribute("count_include_pad", 0)))
 
 
-def _reduced(reader: Reader, node: Node) -> None:
-    index, globally = node.index(), node.op_type == "GlobalAveragePool"
+def over_axes(reader: Reader, node: Node, globally: bool) -> tuple[Array, Sequence[int]]:
+    """Flat numbers (n, k) of what is reduced, and the shape of the result."""
+    index = node.index()
     axes = list(range(2, index.ndim)) if globally else stated_axes(node, 18)
     axes = sorted(a % index.ndim for a in (axes if axes is not None else range(index.ndim)))
     if not axes or node.attribute("noop_with_empty_axes"):
@@ -134,8 +135,11 @@ def _reduced(reader: Reader, node: Node) -> None:
     kept = [a for a in range(index.ndim) if a not in axes]
     flat = index.transpose(*kept, *axes).reshape(math.prod(index.shape[a] for a in kept), -1)
     keep = globally or bool(node.attribute("keepdims", 1))
-    shape = [1 if a in axes else index.shape[a] for a in range(index.ndim) if keep or a not in axes]
-    _mean(reader, node, flat, shape, True)
+    return flat, [1 if a in axes else index.shape[a] for a in range(index.ndim) if keep or a not in axes]
+
+
+def _reduced(reader: Reader, node: Node) -> None:
+    _mean(reader, node, *over_axes(reader, node, node.op_type == "GlobalAveragePool"), True)
 
 
 AFFINE: Rules = {

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from bourn_check.network import Join
+from bourn_check.network import Sum
 from bourn_check.readers.onnx_reading import Array, Node, Reader, Rules
 
 
@@ -79,11 +79,11 @@ def _concat(reader: Reader, node: Node) -> None:
         reader.constants[node.outputs[0]] = np.concatenate([node.constant(i) for i in range(len(node.inputs))], axis)
         return
     names = [node.activation(i) for i in range(len(node.inputs))]
-    sizes, shapes = [math.prod(reader.shapes[n]) for n in names], [reader.shapes[n] for n in names]
-    joined = reader.add(Join(tuple(sizes)), names, (sum(sizes),))
-    starts = np.cumsum([0, *sizes])
-    index = np.concatenate([s + np.arange(n).reshape(shape) for s, n, shape in zip(starts, sizes, shapes, strict=False)], axis)
-    node.move(index, joined, node.outputs[0])
+    shapes = [reader.shapes[n] for n in names]
+    numbers = [np.arange(math.prod(shape)).reshape(shape) for shape in shapes]
+    apart = [[x if i == k else np.full_like(x, -1) for i, x in enumerate(numbers)] for k in range(len(names))]
+    wide = [reader.move(np.concatenate(own, axis), name) for own, name in zip(apart, names, strict=True)]
+    reader.add(Sum((1,) * len(wide)), wide, reader.shapes[wide[0]], node.outputs[0])
 
 
 def _constant(reader: Reader, node: Node) -> None:
@@ -91,10 +91,6 @@ def _constant(reader: Reader, node: Node) -> None:
     if not isinstance(value, onnx.TensorProto):
         raise reader.fail("only a tensor is read as its value")
     reader.constants[node.outputs[0]] = reader.tensor(value)
-
-
-def _shape(reader: Reader, node: Node) -> None:
-    reader.constants[node.outputs[0]] = np.array(node.shape(), dtype=np.int64)
 
 
 def _cast(reader: Reader, node: Node) -> None:
@@ -110,5 +106,5 @@ MOVES: Rules = {
     "Concat": _concat,
     "Constant": _constant,
     "Pad": _pad,
-    "Shape": _shape,
+    "Shape": lambda reader, node: reader.constants.update({node.outputs[0]: np.array(node.shape(), dtype=np.int64)}),
 }

@@ -15,7 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from bourn_check.errors import Unreadable
-from bourn_check.network import Affine, Move, Network, PiecewiseLinear, Product, Scale, Shift, Step
+from bourn_check.network import Affine, Move, Network, Nonlinear, Product, Scale, Shift, Step
 
 Array = np.ndarray
 _MOST = 1 << 28
@@ -95,7 +95,7 @@ class Reader:
         except Exception as error:  # an axis out of range, shapes that do not fit, a missing input
             raise self.fail(f"{type(error).__name__}: {' '.join(str(error).split())[:150]}") from None
 
-    def add(self, operation: Affine | PiecewiseLinear, inputs: Sequence[str], shape: Sequence[int], output: str = "") -> str:
+    def add(self, operation: Affine | Nonlinear, inputs: Sequence[str], shape: Sequence[int], output: str = "") -> str:
         """Append a step; without ``output`` it is one on the way."""
         self.parts += 1
         name = output or f"#{self.parts}"
@@ -201,3 +201,12 @@ class Node:
 
 Rules = Mapping[str, Callable[[Reader, Node], object]]
 """How a node is read, by its operator."""
+
+
+def function(stated: Nonlinear | Callable[[Node], Nonlinear]) -> Callable[[Reader, Node], object]:
+    """The rule of a node that is one function of its first input."""
+
+    def rule(reader: Reader, node: Node) -> None:
+        reader.add(stated if isinstance(stated, Nonlinear) else stated(node), node.inputs[:1], node.shape(), node.outputs[0])
+
+    return rule
