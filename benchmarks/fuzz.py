@@ -127,9 +127,9 @@ def exact(seed: int) -> Asked:
     at = list(values)[int(torch.randint(len(values), (), generator=generator))]
     rows = [_moved(r, v) for r, v in zip(rows, values[at], strict=True)]
     values = {x: [a - b for a, b in zip(own, values[at], strict=True)] for x, own in values.items()}
-    least = min(v for v in (_least(known, s, values) for s in known.simplices) if v is not None)
-    size = max(Fraction(1), abs(least))
-    shift = [Fraction(0), Fraction(1, 10**6), Fraction(1, 1000), Fraction(1, 10)][seed // 3 % 4] * size * (-1) ** seed
+    least: Fraction = min(v for v in (_least(known, s, values) for s in known.simplices) if v is not None)
+    near = [Fraction(0), Fraction(1, 10**6), Fraction(1, 1000), Fraction(1, 10)][seed // 3 % 4]
+    shift = near * max(Fraction(1), abs(least)) * (-1) ** seed
     rows[-1] = _moved(rows[-1], least + shift)
     wrong = "unsat" if shift >= 0 else "sat"
     # A replay in float64 may meet a row that real arithmetic misses by less than its rounding.

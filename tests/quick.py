@@ -9,6 +9,9 @@ from bourn.solvers.branch_and_bound import BranchAndBound
 from bourn.solvers.cutting_planes import CuttingPlanes
 from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.methods import BEYOND, METHODS, Method
+from bourn.solvers.row_trees import RowTrees
+from bourn.solvers.split_ascent import Climb
+from bourn.solvers.tree_bounds import TreeBounds
 
 
 def hasty(m: Method) -> Method:
@@ -17,6 +20,9 @@ def hasty(m: Method) -> Method:
         return dataclasses.replace(m, solver=dataclasses.replace(m.solver, steps=5))
     if isinstance(m.solver, CuttingPlanes):
         return dataclasses.replace(m, solver=dataclasses.replace(m.solver, rounds=3))
+    if isinstance(m.solver, TreeBounds):
+        solver = dataclasses.replace(m.solver, ascent=dataclasses.replace(m.solver.ascent, steps=5))
+        return dataclasses.replace(m, solver=dataclasses.replace(solver, trees=RowTrees(leaves=6, root=Climb(steps=5))))
     return m
 
 
@@ -31,7 +37,7 @@ UP_TO_LP_ALL = Plan(
         step
         for step in CHEAP_FIRST.steps
         if not isinstance(step, BranchAndBound)
-        and not (isinstance(step, Bounding) and step.method.name in [m.name for m in BEYOND])
+        and not (isinstance(step, Bounding) and step.method.name.split(",")[0] in [m.name for m in BEYOND])
     )
 )
 """The usual plan without splitting."""

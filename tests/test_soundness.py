@@ -27,6 +27,7 @@ from bourn.solvers.cutting_planes import CuttingPlanes
 from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.methods import Method, method
 from bourn.solvers.simplex import Simplex
+from bourn.solvers.tree_bounds import TreeBounds
 from networks import (
     ACTIVATIONS,
     KINDS,
@@ -105,7 +106,7 @@ def test_no_bound_passes_the_exact_optimum(iterates: bool) -> None:
         exact = Exact(graph, instance.box)
         objectives = random_objectives(graph, random(seed), 3, inputs=bool(seed % 2))
         minima = exact.minima(objectives)
-        for m in (m for m in PROVED if isinstance(m.solver, CuttingPlanes | DualAscent | Simplex) == iterates):
+        for m in (m for m in PROVED if isinstance(m.solver, CuttingPlanes | DualAscent | Simplex | TreeBounds) == iterates):
             prepared = m.prepare(graph, instance.box)
             bounds = prepared.minimise(objectives).bound
             assert bounds.shape == (1, 3)

@@ -9,7 +9,7 @@ from bourn.attacks.projected_gradient import ProjectedGradient
 from bourn.deadline import Deadline
 from bourn.errors import UsageError
 from bourn.network.graph import Graph
-from bourn.solvers.adjustments import patient, within
+from bourn.solvers.adjustments import patient, with_leaves, within
 from bourn.solvers.branch_and_bound import BranchAndBound
 from bourn.solvers.input_splitting import InputSplitting
 from bourn.solvers.methods import Method, method
@@ -86,6 +86,13 @@ LEAST_MEMORY = 1e6
 _COPIES = 4
 """Times the values of all nodes that a gradient keeps in memory."""
 
+
+def _by_trees(leaves: int, patience: float = 1.0) -> tuple[Bounding, BranchAndBound]:
+    """Inner bounds by trees, then the question's own tree on these."""
+    inner = patient(with_leaves(method("split-all"), leaves), 0.9)
+    return Bounding(inner, Stand.ON_TOP, share=0.5, seconds=60.0), BranchAndBound(NeuronSplitting(patience=patience))
+
+
 CHEAP_FIRST = Plan(
     (
         ProjectedGradient(steps=20, restarts=4, patience=0.3),
@@ -97,12 +104,14 @@ CHEAP_FIRST = Plan(
         ProjectedGradient(steps=100, restarts=10, seed=1, patience=0.3, samples=20_000, name="longer attack"),
         BranchAndBound(InputSplitting(), share=0.85),
         Bounding(patient(method("alpha-crown-all"), 0.5), Stand.ON_TOP),
-        BranchAndBound(NeuronSplitting(patience=0.05)),
-        Bounding(patient(method("cuts-all"), 0.8), Stand.ON_TOP, share=0.4, seconds=60.0),
-        BranchAndBound(NeuronSplitting()),
+        BranchAndBound(NeuronSplitting(patience=0.01)),
+        *_by_trees(16, patience=0.02),
+        *_by_trees(64, patience=0.05),
+        *_by_trees(256, patience=0.1),
+        *_by_trees(1024),
         BranchAndBound(ValueSplitting()),
         Bounding(patient(method("lp-all"), 0.7), Stand.ON_TOP),
     )
 )
-"""The plan that ``bourn verify`` follows: cheap bounds, then splitting; where that would not end, inner bounds by cutting planes
-come first.  LP-ALL where neither applies or time is left."""
+"""The plan that ``bourn verify`` follows: cheap bounds, then splitting; where that would not end, inner bounds by trees of
+their own come first, of more and more leaves.  LP-ALL where neither applies or time is left."""

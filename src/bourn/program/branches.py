@@ -101,7 +101,7 @@ class Shared:
         device = program.box.lower.device
         slope = torch.zeros(first, device=device)
         for v, own in self.place.items():
-            slope[own] = _slope(program.graph.nodes[v].operation) or 0.0
+            slope[own] = split_slope(program.graph.nodes[v].operation) or 0.0
         self.slope = slope
         self.outgoing, self.layer = torch.zeros_like(slope), torch.zeros_like(slope)
         for number, (v, own) in enumerate(self.place.items()):
@@ -256,12 +256,12 @@ def refusal(program: RelaxedProgram) -> str:
     """Why the neurons of a program cannot be split this way; empty where they can."""
     for v in program.graph.nonlinear:
         node = program.graph.nodes[v]
-        if v in program.lines and bool(program.free(v).any()) and _slope(node.operation) is None:
+        if v in program.lines and bool(program.free(v).any()) and split_slope(node.operation) is None:
             return f"{type(node.operation).__name__} nodes such as {node.name!r} are not split yet"
     return ""
 
 
-def _slope(operation: object) -> float | None:
+def split_slope(operation: object) -> float | None:
     """The slope below 0 of a convex function with its only kink at 0 and slope 1 above; None for others."""
     if isinstance(operation, ReLU):
         return 0.0

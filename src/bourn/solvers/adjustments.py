@@ -15,6 +15,7 @@ from bourn.solvers.cutting_planes import CuttingPlanes
 from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.methods import ASCENT, BARRIER, EXACT, GAP, Method, method
 from bourn.solvers.simplex import Simplex
+from bourn.solvers.tree_bounds import TreeBounds
 
 _ALIVE = 32
 """How many sets of rows are alive at a time, at most: measured."""
@@ -60,5 +61,12 @@ def _with_rows(chosen: Method, size: Callable[[int], int]) -> Method:
 
 def patient(chosen: Method, share: float) -> Method:
     """The method with at most this share of the time left for its inner bounds."""
-    assert isinstance(chosen.solver, CuttingPlanes | DualAscent | Simplex)
+    assert isinstance(chosen.solver, CuttingPlanes | DualAscent | Simplex | TreeBounds)
     return replace(chosen, solver=replace(chosen.solver, patience=share))
+
+
+def with_leaves(chosen: Method, leaves: int) -> Method:
+    """A method whose inner bounds come from trees, with at most so many leaves each."""
+    assert isinstance(chosen.solver, TreeBounds)
+    trees = replace(chosen.solver.trees, leaves=leaves)
+    return replace(chosen, name=f"{chosen.name}, {leaves} leaves", solver=replace(chosen.solver, trees=trees))

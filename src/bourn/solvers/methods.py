@@ -26,6 +26,7 @@ from bourn.solvers.interval_propagation import IntervalPropagation
 from bourn.solvers.milp import Milp
 from bourn.solvers.papers import Paper
 from bourn.solvers.simplex import Simplex
+from bourn.solvers.tree_bounds import TreeBounds
 from bourn.solvers.zonotope import Zonotope
 
 
@@ -336,6 +337,14 @@ BEYOND: tuple[Method, ...] = (
         CuttingPlanes((Kind.INPUTS, Kind.PAIRS)),
         View.PRIMAL,
         (papers.TJANDRAATMADJA, papers.SINGH_K_RELU),
+        exactness=Exactness.BELOW,
+    ),
+    Method(
+        "split-all",
+        "alpha-CROWN, inner bounds by splitting the neurons before them",
+        TreeBounds(),
+        View.DUAL,
+        (papers.TJENG, papers.BUNEL),
         exactness=Exactness.BELOW,
     ),
     Method(

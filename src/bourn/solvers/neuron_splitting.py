@@ -45,7 +45,7 @@ class NeuronSplitting(Splitting):
     ``ways``: how a subproblem may be split, the cheapest first.  ``climb`` is the ascent on a subproblem, ``root`` the first one.
     ``memory``: bytes for the tree; beyond the share ``worst_first`` of them the newest subproblems come first, which keeps their
     number down, and where all are taken it stops.  ``matrix_bytes``: what the matrices that subproblems share may take.
-    ``patience``: after this share of its time it goes on only while the tree is forecast to end within the rest.
+    ``patience``: after this share of its time it goes on only while the tree is forecast to end in less time than it took so far.
     """
 
     batch: int = 128
@@ -137,12 +137,13 @@ class _Run:
             root.chosen[k] = self.shared.begin(parts, weights)
         if self._bound([root], self.how.root):
             return True
-        soft = self.deadline.part(self.how.patience)
+        soft, start = self.deadline.part(self.how.patience), time.monotonic()
         for number in itertools.count():
             if not len(self.tree):
                 break
-            if soft.left <= 0 < self.deadline.left < forecast(self.records, len(self.tree)):
-                self.stopped = "forecast to take longer than there is time"
+            worth = min(time.monotonic() - start, self.deadline.left)
+            if soft.left <= 0 < worth < forecast(self.records, len(self.tree)):
+                self.stopped = "forecast to take too long"
                 return False
             if self.deadline.left <= 0 or self.done >= most:
                 self.stopped = self.deadline.why if self.deadline.left <= 0 else f"after {self.done} subproblems"
