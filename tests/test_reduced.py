@@ -15,6 +15,7 @@ from bourn.problem.input_set import Box, box
 from bourn.problem.problem import Objectives
 from bourn.program.hulls import Choice
 from bourn.program.lagrangian import Lagrangian
+from bourn.program.matrix import SPARSE, Matrix
 from bourn.program.reduced import ReducedLagrangian, kept_entries, pays
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.relaxations.base import LineRule
@@ -63,6 +64,23 @@ def same_choices(whole: Lagrangian, reduced: ReducedLagrangian, seed: int) -> tu
         choices[v] = choice.replaced(tensors)
         fewer[v] = choice.replaced([reduced.kept[v].gather(t) for t in tensors])
     return choices, fewer
+
+
+@pytest.mark.parametrize("share", [SPARSE / 2, 2 * SPARSE])
+def test_a_matrix_of_few_entries_multiplies_as_a_dense_one(share: float) -> None:
+    """Both ways, with and without something added; and no product but of a batch of one is sparse."""
+    generator = random(0)
+    dense = torch.randn(1, 300, 400, dtype=torch.float64, generator=generator)
+    dense *= torch.rand(dense.shape, generator=generator) < share
+    rows, points = (torch.randn(1, 7, n, dtype=torch.float64, generator=generator) for n in (300, 400))
+    matrix = Matrix.of(dense)
+    assert (matrix.sparse is not None) == (share < SPARSE)
+    for one in (matrix, matrix.take(torch.tensor([0])), Matrix.of(dense.expand(2, -1, -1)).take(torch.tensor([1]))):
+        torch.testing.assert_close(one.back(rows, None), rows @ dense)
+        torch.testing.assert_close(one.back(rows, points), points + rows @ dense)
+        torch.testing.assert_close(one.forth(points, rows[:, :1]), rows[:, :1] + points @ dense.mT)
+        assert one.back(rows, None).is_contiguous()
+        assert one.forth(points, rows).is_contiguous()
 
 
 @pytest.mark.parametrize("kind", KINDS)

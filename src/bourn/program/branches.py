@@ -89,7 +89,7 @@ class Shared:
             raise CannotSplit(reason)
         dual = ReducedLagrangian(program, rows, constant)
         self.program, self.kept = program, dual.kept
-        self.layers: dict[int, Rows] = {v: layer.mapped(lambda t: t[0]) for v, layer in dual.layers.items()}
+        self.layers: dict[int, Rows] = {v: layer.rows.mapped(lambda t: t[0]) for v, layer in dual.layers.items()}
         self.rows = dual.rows.mapped(lambda t: t[0])
         self.reach = None if dual.reach is None else (dual.reach[0][0], dual.reach[1][0])
         self.least = dual._least

@@ -22,6 +22,7 @@ from bourn.problem.input_set import Box
 from bourn.program.hulls import Choice, Hull
 from bourn.program.lagrangian import Evaluation
 from bourn.program.linear_bounds import Multipliers
+from bourn.program.matrix import Matrix
 from bourn.program.relaxed import RelaxedProgram
 from bourn.program.restrict import take_problems
 from bourn.relaxations.base import NO_HINTS
@@ -72,6 +73,26 @@ class Rows:
         return Rows(change(self.on_input), {u: change(t) for u, t in self.on.items()}, change(self.constant))
 
 
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """The pre-activations of a node's kept entries as rows, which are matrices to go through."""
+
+    rows: Rows
+    on_input: Matrix
+    on: Mapping[int, Matrix]
+
+    @classmethod
+    def of(cls, rows: Rows) -> Layer:
+        """The layer that is these rows."""
+        return cls(rows, Matrix.of(rows.on_input), {u: Matrix.of(t) for u, t in rows.on.items()})
+
+    def take(self, problems: Tensor) -> Layer:
+        """That of some problems."""
+        on_input, on = self.on_input.take(problems), {u: matrix.take(problems) for u, matrix in self.on.items()}
+        rows = Rows(on_input.dense, {u: matrix.dense for u, matrix in on.items()}, self.rows.constant[problems])
+        return Layer(rows, on_input, on)
+
+
 class ReducedLagrangian:
     """The dual function of ``program`` for fixed rows, as :class:`bourn.program.lagrangian.Lagrangian`, on dense matrices.
 
@@ -108,7 +129,7 @@ class ReducedLagrangian:
         taken.program, taken.batch, taken.count = take_problems(self.program, problems), *rows.shape
         taken.kept = {v: kept.take(problems) for v, kept in self.kept.items()}
         taken.hulls = {v: hull.mapped(of) for v, hull in self.hulls.items()}
-        taken.layers = {v: layer.mapped(of) for v, layer in self.layers.items()}
+        taken.layers = {v: layer.take(problems) for v, layer in self.layers.items()}
         taken.rows = self.rows.mapped(of).mapped(
             lambda t: t.gather(1, rows.reshape(*rows.shape, *(1,) * (t.dim() - 2)).expand(-1, -1, *t.shape[2:]))
         )
@@ -119,8 +140,7 @@ class ReducedLagrangian:
         kept = self.kept[node]
         return Hull.of(self.program, node, self.program.free(node)).mapped(lambda t: kept.gather(t).to(self.dtype))
 
-    def _layer(self, node: int) -> Rows:
-        """The pre-activations of a node's kept entries as rows."""
+    def _layer(self, node: int) -> Layer:
         graph, kept = self.program.graph, self.kept[node]
         (z,) = graph.nodes[node].inputs
         shape, pieces = graph.nodes[z].shape, []
@@ -131,11 +151,8 @@ class ReducedLagrangian:
             rows.scatter_(2, numbers[..., None], real[..., None].to(torch.float64))
             zero = rows.new_zeros(numbers.shape)
             pieces.append(self.reduce({z: rows.reshape(*numbers.shape, *shape)}, zero))
-        return Rows(
-            torch.cat([p.on_input for p in pieces], 1),
-            {u: torch.cat([p.on[u] for p in pieces], 1) for u in pieces[0].on},
-            torch.cat([p.constant for p in pieces], 1),
-        )
+        on = {u: torch.cat([p.on[u] for p in pieces], 1) for u in pieces[0].on}
+        return Layer.of(Rows(torch.cat([p.on_input for p in pieces], 1), on, torch.cat([p.constant for p in pieces], 1)))
 
     def reduce(self, pending: dict[int, Tensor], constant: Tensor) -> Rows:
         """Carry rows (B or 1, M, *shape) back to the input and the kept entries, stable entries by their own slopes."""
@@ -182,10 +199,10 @@ class ReducedLagrangian:
             found.rows[v] = row
             (mu,), value, _ = self.hulls[v].through(row, choices[v])
             layer = self.layers[v]
-            found.value = found.value + value + (mu * layer.constant[:, None]).sum(2)
-            on_input = torch.baddbmm(on_input, mu, layer.on_input)
+            found.value = found.value + value + (mu * layer.rows.constant[:, None]).sum(2)
+            on_input = layer.on_input.back(mu, on_input)
             for u, matrix in layer.on.items():
-                pending[u] = torch.baddbmm(pending[u], mu, matrix) if u in pending else torch.bmm(mu, matrix)
+                pending[u] = matrix.back(mu, pending.get(u))
         found.minimiser = self._least(on_input)
         found.value = found.value + (on_input * found.minimiser).sum(2)
         return found
@@ -212,9 +229,9 @@ class ReducedLagrangian:
         gradients: dict[int, list[Tensor | None]] = {}
         for v in self.kept:
             layer = self.layers[v]
-            z = torch.baddbmm(layer.constant[:, None], x, layer.on_input.mT)
+            z = layer.on_input.forth(x, layer.rows.constant[:, None])
             for u, matrix in layer.on.items():
-                z = torch.baddbmm(z, values[u], matrix.mT)
+                z = matrix.forth(values[u], z)
             row = found.rows.get(v)
             row = torch.zeros_like(z) if row is None else row
             values[v], gradients[v] = self.hulls[v].forward((z,), row, choices[v])

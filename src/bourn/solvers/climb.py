@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,29 +14,31 @@ from bourn.program.hulls import Choice
 from bourn.program.lagrangian import Evaluation, Lagrangian
 from bourn.program.plane_lagrangian import PlaneLagrangian
 from bourn.program.reduced import ReducedLagrangian
-from bourn.solvers.adam import direction
+from bourn.solvers.adam import SQUARES, direction
 
 Dual = Lagrangian | ReducedLagrangian | PlaneLagrangian
 Settled = Callable[[Tensor], Tensor]
 """From the best values (B, M) of rows to a mask of those that need no better one."""
 
 LOOK = 15
-"""After so many steps it is looked again which rows are done."""
+"""After so many steps it is looked again which rows are done, where nothing else is said."""
 SHARE = 0.05
-"""A row stalls where ``LOOK`` steps gained less than this share of its gap."""
+"""A row stalls where the steps between two looks gained less than this share of its gap."""
 SHORTER = 0.5
 """A row that stalls goes back to its best slopes with steps shorter by this factor: long steps may only have gone to and fro."""
 SHORT = 20.0
 """Where it stalls with steps shorter than so many times its gap, the gap is taken to be reached: measured, not proved."""
 FULL = 0.7
 """Rows that are done are left out as soon as the others fill less than this share."""
+PACES = ((64, 1.5), (512, 1.0), (math.inf, 0.7))
+"""Up to so many entries to choose a row's steps may shrink so many times as fast, and end as near to its optimum: measured."""
 
 
 @dataclass(frozen=True)
 class Steps:
     """How ascent steps: at most ``steps``, the first of length ``step`` (1: the whole range of a slope), each ``decay`` times
-    the one before; ``memory`` is the share that the average gradient keeps at each.  ``gap``: relative, see :data:`SHARE`;
-    0 to take all steps.
+    the one before; ``memory`` is the share that the average gradient keeps at each, ``squares`` that of the average of squares.
+    ``gap``: relative, see :data:`SHARE`; 0 to take all steps.  ``look``: after so many it is looked which rows are done.
     """
 
     steps: int = 20
@@ -44,6 +46,15 @@ class Steps:
     decay: float = 0.96
     memory: float = 0.8
     gap: float = 0.0
+    squares: float = SQUARES
+    look: int = LOOK
+
+    def suited(self, entries: int) -> Steps:
+        """The steps to a gap for rows with so many entries to choose (:data:`PACES`)."""
+        if self.gap <= 0:
+            return self
+        pace = next(pace for most, pace in PACES if entries <= most)
+        return replace(self, decay=self.decay**pace, look=round(self.look / max(1.0, pace)))
 
 
 def climb(
@@ -52,7 +63,7 @@ def climb(
     """The best choices found for every row."""
     run = _Run(dual, how, direct)
     for step in range(how.steps + 1):
-        if (step % LOOK == 0 or step == 1) and step and not run.look(step, settled):
+        if (step % how.look == 0 or step == 1) and step and not run.look(step, settled):
             break
         found = run.dual.evaluate(run.choices)
         run.keep(found.value)
@@ -117,11 +128,11 @@ class _Run:
         done = torch.zeros_like(self.best, dtype=torch.bool)
         if settled is not None:
             done |= settled(self.all_best)[where]
-        if self.how.gap > 0 and step >= LOOK and step % LOOK == 0:
+        if self.how.gap > 0 and step % self.how.look == 0:
             stalled = self.best - self.before <= SHARE * self.how.gap * self.best.abs().clamp(min=1.0)
             done |= stalled & (self.length * self.how.decay**step <= SHORT * self.how.gap)
             self._go_back(stalled & ~done)
-        if step % LOOK == 0:
+        if step % self.how.look == 0:
             self.before = self.best
         left = (~done).sum(1)
         most, problems = int(left.max()), torch.nonzero(left)[:, 0]
@@ -176,7 +187,8 @@ class _Run:
             if gradient is None:  # of the problems that are left none has a choice there
                 continue
             limits, key = self._range(node, which), (node, which)
-            change = _wide(length, gradient) * direction(self.first[key], self.second[key], gradient, step, how.memory, rows=2)
+            toward = direction(self.first[key], self.second[key], gradient, step, how.memory, 2, how.squares)
+            change = _wide(length, gradient) * toward
             old = moved[node][which]
             if limits is None:
                 size = torch.stack([row.abs().flatten(2).amax(2) for row in found.rows.values()]).amax(0)
@@ -184,7 +196,7 @@ class _Run:
                 moved[node][which] = old + change * reach * size.reshape(*size.shape, *(1,) * (old.dim() - 2))
             else:
                 least, greatest = limits
-                moved[node][which] = (old + change * (greatest - least)).clamp(least, greatest)
+                moved[node][which] = torch.addcmul(old, change, greatest - least).clamp_(least, greatest)
         self.choices = {v: self.choices[v].replaced(tensors) for v, tensors in moved.items()}
 
 

@@ -25,6 +25,7 @@ from bourn.program.reduced import ReducedLagrangian, pays
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.program.restrict import take_problems
 from bourn.relaxations.base import LineRule
+from bourn.solvers.adam import SQUARES
 from bourn.solvers.back_substitution import BackSubstitution, coefficient_error
 from bourn.solvers.base import OnProgram, Solution, Solver, Status, output_rows
 from bourn.solvers.climb import Dual, Settled, Steps, climb
@@ -50,6 +51,7 @@ class DualAscent(Solver):
     step: float = 0.3
     decay: float = 0.96
     memory: float = 0.8
+    squares: float = SQUARES
     gap: float = 0.0
     chunk_bytes: int = 1 << 21
     patience: float = 1.0
@@ -150,7 +152,9 @@ class DualAscent(Solver):
             dual = ReducedLagrangian(program, rows, constant, torch.float32 if coarse else torch.float64)
         else:
             dual = Lagrangian(program, rows, constant, direct=self.direct)
-        how = Steps(self.steps, self.step, self.decay, self.memory, self.gap)
+        how = Steps(self.steps, self.step, self.decay, self.memory, self.gap, self.squares)
+        if isinstance(dual, ReducedLagrangian):
+            how = how.suited(sum(kept.count for kept in dual.kept.values()))
         choices = climb(dual, how, settled=settled, deadline=deadline, direct=self.direct)
         return dual.multipliers(choices)
 
