@@ -373,3 +373,9 @@ def test_questions_say_which_norm(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(EXAMPLES / "digits_mlp.onnx"), "--image", str(EXAMPLES / "digits_images.npz"), "--norm", "2"]
     assert run(["ladder", *arguments, "--radius", "0.1", "-m", "crown"]) == 0
     assert "(l2)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_no_point_is_projected_to_none(norm: int) -> None:
+    ball = lp_ball(torch.zeros(1, 2), 1.0, norm=norm)
+    assert ball.project(torch.zeros(0, 2, dtype=torch.float64)).shape == (0, 2)

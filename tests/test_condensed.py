@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bourn.interval import Interval
-from bourn.network.affine import Dense
-from bourn.network.graph import Graph
+from bourn.network.affine import Concat, Dense
+from bourn.network.graph import Graph, GraphBuilder, Input
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Objectives
 from bourn.relaxations.clip import Clip
@@ -24,11 +24,27 @@ from bourn.solvers.methods import method
 from bourn.solvers.tightening import unstable
 from networks import Layers, mlp, random, residual
 
+
+def _beside(one: Graph, other: Graph) -> Graph:
+    """Two networks on one input, their outputs side by side: neither reads the other's neurons."""
+    builder, outputs = GraphBuilder(one.input_shape), []
+    for name, graph in (("one", one), ("other", other)):
+        numbers = {0: 0}
+        for number, node in enumerate(graph.nodes[1:], start=1):
+            assert not isinstance(node.operation, Input)
+            numbers[number] = builder.add(node.operation, *(numbers[i] for i in node.inputs), name=f"{name}.{node.name}")
+        outputs.append(numbers[graph.output])
+    shapes = tuple(builder.shape(v) for v in outputs)
+    joined = Concat(in_shapes=shapes, out_shape=(1, sum(s[1] for s in shapes)), axis=1)
+    return builder.build(builder.add(joined, *outputs))
+
+
 GRAPHS: dict[str, Callable[[], Graph]] = {
     "relu": lambda: mlp(Layers((1, 3), random(1)), (7, 6, 5), 2, (ReLU(),)),
     "leaky": lambda: mlp(Layers((1, 2), random(2)), (5, 4), 2, (LeakyReLU(0.1),)),
     "mixed": lambda: mlp(Layers((1, 3), random(3)), (6, 5, 4), 2, (ReLU(), Sigmoid(), Clip(-0.5, 0.5))),
     "residual": lambda: residual(Layers((1, 3), random(4)), 4, 2, 2, (ReLU(),)),
+    "beside each other": lambda: _beside(*(mlp(Layers((1, 3), random(s)), (5, 4), 2, (ReLU(),)) for s in (6, 7))),
     "affine": lambda: mlp(Layers((1, 3), random(5)), (), 2, (ReLU(),)),
 }
 

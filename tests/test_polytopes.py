@@ -304,3 +304,8 @@ def test_half_spaces_bound_an_endless_box_exactly() -> None:
     low, error = open_.minimise_linear(torch.tensor([[[1.0, 1.0, 0.0]]], dtype=torch.float64))
     assert float(low - error) == -math.inf
     assert bool(open_.contains(open_.sample(9, random(1))[0]).all())
+
+
+def test_no_point_is_projected_to_none() -> None:
+    sets = bourn.polytope([[0, 0]], [[1, 1]], [[1, 1]], [1.5])
+    assert sets.project(torch.zeros(0, 2, dtype=torch.float64)).shape == (0, 2)

@@ -237,9 +237,9 @@ def test_what_both_versions_hold_is_the_same() -> None:
     assert question.network_names == ("f",)
     assert question.source == "somewhere"
     assert question.variables == (
-        Variable("X", "input", "float32", (1, 2)),
-        Variable("U", "input", "float32", (1,)),
-        Variable("Y", "output", "float32", (2,)),
+        Variable("X", "input", "float32", (1, 2), "f"),
+        Variable("U", "input", "float32", (1,), "f"),
+        Variable("Y", "output", "float32", (2,), "f"),
     )
     assert ask("(<= Y_0 0)").variables == (Variable("X", "input", "real", (3,)), Variable("Y", "output", "real", (2,)))
 

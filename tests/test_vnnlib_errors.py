@@ -117,11 +117,6 @@ WHOLE = {
     "; c\n(vnnlib-version <2.1>)": "VNN-LIB 2.1 is not supported",
     "(declare-network f)": "unknown command 'declare-network'",
     "(vnnlib-version <2.0>)": "f, line 1: syntax error",
-    f"(vnnlib-version <2.0>){NETWORK.format('f', '', 'X', '', 'Y', 'float32')}"
-    f"{NETWORK.format('g', '', 'U', '', 'V', 'float32')}(assert (<= Y[0] V[0]))": "several networks (f, g) is not supported",
-    "(vnnlib-version <2.0>)"
-    + NETWORK.format("f", "", "X", '(declare-hidden H float32 [1] "h")', "Y", "float32")
-    + "(assert (<= Y[0] H[0]))": "hidden nodes (H) is not supported",
     f"(vnnlib-version <2.0>){NETWORK.format('f', '', 'X', '', 'Y', 'thing')}(assert (<= Y[0] 1.0))": "Y has element type thing",
     f"(vnnlib-version <2.0>){NETWORK.format('f', '', 'X', '', 'Y', 'complex64')}(assert (<= X[0] 1.0))": "element type complex64",
     "(vnnlib-version <2.0>)(declare-network f (declare-input X real [99999,99999]) (declare-output Y real [1]))"

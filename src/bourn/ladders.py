@@ -11,7 +11,7 @@ from typing import Any
 from bourn.attacks.projected_gradient import ProjectedGradient
 from bourn.deadline import NEVER, Deadline, OutOfTime
 from bourn.device import device as by_device
-from bourn.formats.model import load
+from bourn.formats.joined import model_for
 from bourn.problem.problem import Problem, Question, problems
 from bourn.solvers.base import Status
 from bourn.solvers.combination import joint_bound
@@ -77,7 +77,7 @@ def ladder(
     :class:`bourn.errors.BournError` where an argument does not fit.
     """
     place = by_device(device)
-    loaded = load(model, example=example)
+    loaded = model_for(model, question, example)
     asked = [Problem(p.network, p.box.to(place), p.specification) for p in problems(loaded.graph.to(place), question)]
     chosen = [by_name(m) if isinstance(m, str) else m for m in methods]
     rungs = []

@@ -15,7 +15,8 @@ from bourn.deadline import Deadline
 from bourn.deciding import Run
 from bourn.device import device as by_device
 from bourn.errors import UsageError
-from bourn.formats.model import Model, load
+from bourn.formats.joined import model_for
+from bourn.formats.model import Model
 from bourn.plans import CHEAP_FIRST, Plan, within_memory
 from bourn.problem.problem import Problem, Question, problems
 from bourn.unknowns import unknown
@@ -63,7 +64,8 @@ def verify(
 ) -> Result:
     """Decide whether ``question`` has a counterexample in ``model``.
 
-    ``model``: see :func:`bourn.load`.  ``question``: a VNN-LIB file's path or a :class:`Question`.  ``timeout``:
+    ``model``: see :func:`bourn.load`; a question about several networks has a mapping from their names to ONNX files instead.
+    ``question``: a VNN-LIB file's path or a :class:`Question`.  ``timeout``:
     seconds, reading included (None: none).  ``memory``: bytes for what is computed, half of them for trees of splits, the network
     itself not counted.  ``log`` is called with every step as it ends.  A ``Verified`` holds in real arithmetic for the weights as
     stored; a ``Falsified`` carries a replayed input; everything else, the timeout included, is ``Unknown`` with its reason.  Sound,
@@ -74,7 +76,7 @@ def verify(
     began = time.monotonic()
     deadline = timeout if isinstance(timeout, Deadline) else Deadline(timeout)
     asked = _question(question)
-    loaded = load(model, example=example)
+    loaded = model_for(model, asked, example)
     chosen = plan if memory is None else within_memory(plan, memory, loaded.graph)
     place = by_device(device)
     cases = problems(loaded.graph.to(place), asked)

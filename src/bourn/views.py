@@ -10,7 +10,7 @@ from typing import Any
 
 from bourn.deadline import NEVER, Deadline
 from bourn.device import device as by_device
-from bourn.formats.model import load
+from bourn.formats.joined import model_for
 from bourn.problem.problem import Problem, Question, problems
 from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.methods import Method
@@ -81,7 +81,7 @@ def duality(
     deadline = NEVER if timeout is None else Deadline(timeout)
     chosen = by_name(inner) if isinstance(inner, str) else inner
     place = by_device(device)
-    loaded = load(model, example=example)
+    loaded = model_for(model, question, example)
     views: list[Views] = []
     for asked in problems(loaded.graph.to(place), question):
         views.extend(_views(replace(asked, box=asked.box.to(place)), chosen, steps, deadline, log))

@@ -23,7 +23,8 @@ from bourn.attacks.replaying import replayed
 from bourn.certificates.evidence import Counterexample
 from bourn.deadline import Deadline, OutOfTime
 from bourn.errors import UsageError
-from bourn.formats.model import Model, load
+from bourn.formats.joined import model_for
+from bourn.formats.model import Model
 from bourn.problem.problem import Problem, Question, problems
 from bourn.problem.specification import Specification
 
@@ -54,7 +55,7 @@ def counterexamples(
     """
     if count < 1:
         raise UsageError(f"{count} counterexamples were asked for; at least one is needed")
-    loaded = load(model, example=example)
+    loaded = model_for(model, question, example)
     deadline = timeout if isinstance(timeout, Deadline) else Deadline(timeout)
     search = _Search(loaded, question, count)
     for known in first:

@@ -100,7 +100,10 @@ def _input_sets(prop: str) -> InputSet:
     from bourn.interval import Interval
     from bourn.problem.input_set import Box
 
-    boxes = [case.box for case in load(prop).cases]
+    query = load(prop)
+    if query.joined:
+        raise UsageError(f"{prop}: is about several networks or hidden nodes, of which `bourn verify` alone makes one network")
+    boxes = [case.box for case in query.cases]
     if len(boxes) == 1:
         return boxes[0]
     return Box(Interval(torch.cat([b.lower for b in boxes]), torch.cat([b.upper for b in boxes])))

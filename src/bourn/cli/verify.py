@@ -27,15 +27,15 @@ _LEAST, _TIMES = 60.0, 20.0
 
 @dataclass(frozen=True)
 class _Asked:
-    """The files that the command line names: no query where it asks about a ball, a name in the standard's form only."""
+    """The files that the command line names: no query where it asks about a ball; networks by name in the standard's form."""
 
-    network: str
+    networks: tuple[str, ...]
     query: str | None
-    name: str | None = None
+    named: dict[str, str] | None = None
 
 
 @click.command(name="verify", short_help="Decide whether a network can violate a property.")
-@click.argument("files", nargs=-1, required=True, metavar="NET [PROP]")
+@click.argument("files", nargs=-1, required=True, metavar="NET... [PROP]")
 @click.option("--network", "networks", multiple=True, metavar="NAME=FILE", help="The standard's form: QUERY --network NAME=FILE.")
 @click.option(
     "--timeout", type=float, metavar="SECONDS", help="Time limit, start-up included; without one, splitting ends after 10 s."
@@ -98,7 +98,7 @@ def command(
     \b
     bourn verify net.onnx property.vnnlib --timeout 60
     bourn verify net.onnx --image digits.npz --index 3 --radius 0.03
-    bourn verify query.vnnlib --network f=net.onnx
+    bourn verify query.vnnlib --network f=net.onnx --network g=pruned.onnx
     bourn verify net.onnx property.vnnlib --certificate proof.bourn && bourn check proof.bourn net.onnx property.vnnlib
     """
     if certificate is not None:
@@ -111,7 +111,7 @@ def command(
         asked = _asked(files, networks, ball, label)
         limits = _Limits(timeout, began, None if memory is None else in_bytes(memory))
         found, gathered, interrupted = _run(asked, ball, label, limits, wanted, device, quiet)
-        _report(found, asked.name is not None, result, folder, quiet)
+        _report(found, asked.named is not None, result, folder, quiet)
         if gathered is not None:
             tell(gathered, count)
             if saved is not None:
@@ -166,19 +166,22 @@ def _asked(files: tuple[str, ...], networks: tuple[str, ...], ball: Ball | None,
     if networks:
         if ball is not None or len(files) != 1:
             raise UsageError("with --network there is one argument, the query, and no image")
-        if len(networks) > 1:
-            raise UsageError("questions about several networks are not supported yet; give one --network NAME=FILE")
-        name, sign, file = networks[0].partition("=")
-        if not sign or not name or not file:
-            raise UsageError(f"--network wants NAME=FILE, not {networks[0]!r}")
-        return _Asked(file, files[0], name)
+        named: dict[str, str] = {}
+        for stated in networks:
+            name, sign, file = stated.partition("=")
+            if not sign or not name or not file:
+                raise UsageError(f"--network wants NAME=FILE, not {stated!r}")
+            if name in named:
+                raise UsageError(f"--network names {name!r} twice")
+            named[name] = file
+        return _Asked(tuple(named.values()), files[0], named)
     if ball is not None:
         if len(files) != 1:
             raise UsageError("give the network and --image, or the network and a VNN-LIB file, not both")
-        return _Asked(files[0], None)
-    if len(files) != 2:
+        return _Asked(files, None)
+    if len(files) < 2:
         raise UsageError("give a network and a question about it: bourn verify NET PROP, or NET --image FILE --radius R")
-    return _Asked(files[0], files[1])
+    return _Asked(files[:-1], files[-1])
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,9 @@ def _run(
 
     deadline = Deadline(limits.timeout, limits.began)
     with uncollected():
+        from bourn.formats.joined import model_for
         from bourn.formats.model import load
+        from bourn.formats.vnnlib import load as load_query
         from bourn.verification import verify
 
     def log(step: Step) -> None:
@@ -206,11 +211,13 @@ def _run(
         more = f"; {stopped}" if stopped else ""
         click.echo(f"  {step.what}: {step.seconds:.3f} s, {plural(step.open, 'conjunction', 'conjunctions')} open{more}", err=True)
 
-    query = None if asked.query is None else _query(asked.query, asked.name)
-    model = load(asked.network)
-    if query is None:
+    if asked.query is None:
         assert ball is not None
+        model = load(asked.networks[0])
         query = ball.robustness(model, label)
+    else:
+        query = load_query(asked.query)
+        model = model_for(_files(asked, query), query)
     if not quiet:
         _announce(model, query)
     with stoppable() as stop:
@@ -220,14 +227,17 @@ def _run(
     return found, gathered, stop.reason == "interrupted"
 
 
-def _query(file: str, name: str | None) -> Question:
-    """The question in ``file``, whose network must be called ``name``."""
-    from bourn.formats.vnnlib import load
-
-    query = load(file)
-    if name is not None and query.network_names and name not in query.network_names:
-        raise UsageError(f"--network names {name!r}, but the query declares {', '.join(map(repr, query.network_names))}")
-    return query
+def _files(asked: _Asked, query: Question) -> dict[str, str] | str:
+    """The networks' files by name: as the command line names them, else in the order of declaration."""
+    if asked.named is not None:
+        return asked.named
+    names = [network.name for network in query.networks if not network.equal_to]
+    if len(asked.networks) == 1 and len(names) <= 1:
+        return asked.networks[0]
+    if len(names) != len(asked.networks):
+        wanted = f"files for {', '.join(names)}" if names else "the file of one network"
+        raise UsageError(f"{plural(len(asked.networks), 'network is', 'networks are')} given, but {asked.query} wants {wanted}")
+    return dict(zip(names, asked.networks, strict=True))
 
 
 def _announce(model: Model, question: Question) -> None:

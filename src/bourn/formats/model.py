@@ -13,21 +13,26 @@ from bourn.errors import UsageError
 from bourn.network.graph import Graph
 
 if TYPE_CHECKING:
+    from bourn.formats.joined import Replays
     from bourn.formats.replay import Replay
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A graph and where it came from: an ONNX file or ONNX bytes, replayed in onnxruntime, or neither."""
+    """A graph and where it came from: an ONNX file or ONNX bytes, replayed in onnxruntime, or neither.
+
+    ``joined``: of several networks in one, or of one with hidden nodes for outputs, the replays.
+    """
 
     graph: Graph
     source: str | Path | bytes | None = None
     name: str = "the model"
+    joined: Replays | None = None
 
     @cached_property
-    def _replay(self) -> Replay | None:
-        if self.source is None:
-            return None
+    def _replay(self) -> Replay | Replays | None:
+        if self.joined is not None or self.source is None:
+            return self.joined
         from bourn.formats.replay import Replay
 
         return Replay(self.source, self.name) if isinstance(self.source, bytes) else Replay.from_file(self.source)

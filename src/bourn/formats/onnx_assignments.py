@@ -18,7 +18,7 @@ def serialise(folder: str | Path, question: Question, x: NDArray[np.float64], y:
 
     An element type ``real`` is written as float64.  Raises :class:`UsageError` where the folder cannot be written.
     """
-    left = {"input": x, "output": y}
+    left = dict(zip(("input", "output"), question.declared(x, y), strict=True))
     files = []
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)

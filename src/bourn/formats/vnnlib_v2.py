@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -20,7 +20,8 @@ from bourn.errors import SpecificationError
 from bourn.formats import formula as f
 from bourn.formats.formula import Affine, Formula
 from bourn.formats.vnnlib_cases import build_cases
-from bourn.problem.problem import Question, Variable
+from bourn.formats.vnnlib_sharing import share
+from bourn.problem.problem import Declared, Question, Shared, Variable
 
 _DEEPEST = 1000
 """The parser recurses, and ends the process where the stack does: at some 50,000 levels."""
@@ -56,33 +57,34 @@ _OPERATIONS: dict[type, Callable[..., Affine] | Callable[..., Formula]] = {
 
 
 def parse(text: str, source: str = "") -> Question:
-    """The question that a VNN-LIB 2.0 text asks of one network.
+    """The question that a VNN-LIB 2.0 text asks of one network or several.
 
-    Several inputs become one flat X, several outputs one flat Y: row-major, in the order of declaration.
-    Raises :class:`SpecificationError`, with the line where it is known, if the text is malformed, a row is
-    not linear, or the text names several networks or hidden nodes, and :class:`EmptyInputSetError` if no
-    input satisfies it.
+    All inputs become one flat X, all outputs and hidden nodes one flat Y: row-major, in the order of declaration.  Inputs of
+    several networks that are asserted to be equal become one.  Raises :class:`SpecificationError`, with the line where it is
+    known, if the text is malformed or a row is not linear, and :class:`EmptyInputSetError` if no input satisfies it.
     """
     try:
         query = _query(text)
-        if len(query.networks) != 1:
-            names = ", ".join(network.name for network in query.networks)
-            raise _Fault(f"a question about several networks ({names}) is not supported")
-        network = query.networks[0]
-        if network.hidden:
-            names = ", ".join(node.name for node in network.hidden)
-            raise _Fault(f"a question about hidden nodes ({names}) is not supported")
-        inputs, outputs = _tensors(network.inputs, "input"), _tensors(network.outputs, "output")
+        variables = tuple(v for network in query.networks for v in _variables(network))
+        inputs, outputs = (tuple(v for v in variables if v.kind == kind) for kind in ("input", "output"))
+        for kind, own in (("input", inputs), ("output", outputs)):
+            if sum(math.prod(v.shape) for v in own) > _MOST_ENTRIES:
+                raise _Fault(f"more than {_MOST_ENTRIES:,} {kind}s are declared")
         reader = _Reader({**_places(inputs), **_places(outputs)})
         formulas = [reader.evaluate(assertion.expr) for assertion in query.assertions]
-        entries = sum(math.prod(v.shape) for v in inputs)
-        cases = build_cases(formulas, entries, lambda index: _name(inputs, index))
+        networks = tuple(Declared(n.name, n.equal_to or "", n.isometric_to or "") for n in query.networks)
+        shared = Shared(*(tuple(range(sum(math.prod(v.shape) for v in own))) for own in (inputs, outputs)))
+        if len(networks) > 1:
+            formulas, *places = share(formulas, variables, networks)
+            shared = Shared(*places)
+        count = len(set(shared.inputs))
+        cases = build_cases(formulas, count, lambda index: _name(inputs, shared.inputs.index(index)))
     except _Fault as fault:
         raise SpecificationError(f.locate(str(fault), source, fault.line)) from None
     except SpecificationError as error:
         raise type(error)(f.locate(str(error), source)) from None
-    total = sum(math.prod(v.shape) for v in outputs)
-    return Question(cases, entries, total, (*inputs, *outputs), "2.0", (network.name,), source)
+    total = len(set(shared.outputs))
+    return Question(cases, count, total, variables, "2.0", networks, source, shared if len(networks) > 1 else None)
 
 
 class _Fault(Exception):
@@ -148,18 +150,18 @@ def _explain(complaint: str) -> _Fault:
         return _Fault(f"syntax error at column {column}, at {f.shorten(token) or 'the end'}", int(line))
 
 
-def _tensors(definitions: tuple[vnnlib.InputDefinition | vnnlib.OutputDefinition, ...], kind: str) -> tuple[Variable, ...]:
-    """The declared tensors of one kind."""
-    found = []
-    for definition in definitions:
+def _variables(network: vnnlib.Network) -> Iterator[Variable]:
+    """The declared tensors of a network, in order; hidden nodes are outputs."""
+    definitions: list[vnnlib.InputDefinition | vnnlib.HiddenDefinition | vnnlib.OutputDefinition] = [*network.inputs]
+    definitions += [*network.hidden, *network.outputs]
+    for number, definition in enumerate(definitions):
         # "(declare-input X float32 [1, 2])": the parser keeps no other record of a type it does not know.
         element_type = str(definition).split()[2]
         if element_type not in _REALS + _INTEGERS:
             raise _Fault(f"{definition.name} has element type {element_type}, which bourn does not read")
-        found.append(Variable(definition.name, kind, element_type, tuple(definition.shape)))
-    if sum(math.prod(v.shape) for v in found) > _MOST_ENTRIES:
-        raise _Fault(f"more than {_MOST_ENTRIES:,} {kind}s are declared")
-    return tuple(found)
+        kind = "input" if number < len(network.inputs) else "output"
+        tensor = (definition.onnx_name or "").strip('"') if isinstance(definition, vnnlib.HiddenDefinition) else ""
+        yield Variable(definition.name, kind, element_type, tuple(definition.shape), network.name, tensor)
 
 
 def _places(variables: tuple[Variable, ...]) -> dict[str, tuple[Variable, int]]:

@@ -45,7 +45,8 @@ def standard_v2(question: Question, x: Values, y: Values) -> str:
     The form of VNN-LIB 2.0's chapter 5.  Raises :class:`UsageError` if counts do not fit or a value is not
     finite.
     """
-    left = {"input": _flat(x, "input"), "output": _flat(y, "output")}
+    inputs, outputs = question.declared(np.array(_flat(x, "input")), np.array(_flat(y, "output")))
+    left = {"input": inputs.tolist(), "output": outputs.tolist()}
     lines = []
     for variable in question.variables:
         size = math.prod(variable.shape)

@@ -162,6 +162,8 @@ class Ball(InputSet):
         return bool(total <= (Fraction(self.radius) if self.norm == 1 else Fraction(self.radius) ** 2))
 
     def project(self, x: Tensor) -> Tensor:
+        if not len(x):
+            return x
         at_once = len(x) if self.batch > 1 else max(1, _CHUNK_BYTES // (8 * max(1, x[0].numel())))
         return torch.cat([self._project(part) for part in torch.split(x, at_once)])
 

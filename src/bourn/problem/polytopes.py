@@ -211,6 +211,8 @@ class Polytope(InputSet):
 
     def project(self, x: Tensor) -> Tensor:
         """As :meth:`InputSet.project`; where the set is flat, a point that may miss it by rounding."""
+        if not len(x):
+            return x
         lower, upper = self._ends
         point = torch.minimum(torch.maximum(x, lower), upper)
         outside = ~self._certainly(point)[0]

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bourn.errors import SpecificationError
@@ -30,12 +32,34 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A declared tensor of the question: ``kind`` is "input" or "output"."""
+    """A declared tensor of the question: ``kind`` is "input" or "output".
+
+    ``network``: whose it is, where the question names networks.  ``tensor``: of a hidden node, an output here, the file's name.
+    """
 
     name: str
     kind: str
     element_type: str
     shape: tuple[int, ...]
+    network: str = ""
+    tensor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Where the declared inputs and outputs of several networks are among those of the question, which may be fewer."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A declared network: the name of the one that it is equal to, or that it is isomorphic to (other weights)."""
+
+    name: str
+    equal_to: str = ""
+    isomorphic_to: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +67,8 @@ class Question:
     """The property fails if any case has a counterexample.
 
     ``inputs`` and ``outputs`` are the numbers of flat entries; ``variables`` and ``version`` say how the
-    file declared them, for writing witnesses in its own form.
+    file declared them, for writing witnesses in its own form.  ``shared``: of a question about several networks, where the declared
+    entries are among these.
     """
 
     cases: tuple[Case, ...]
@@ -51,8 +76,23 @@ class Question:
     outputs: int
     variables: tuple[Variable, ...] = ()
     version: str = "1.0"
-    network_names: tuple[str, ...] = ()
+    networks: tuple[Declared, ...] = ()
     source: str = ""
+    shared: Shared | None = None
+
+    @property
+    def network_names(self) -> tuple[str, ...]:
+        """The networks' names, where the question has some."""
+        return tuple(network.name for network in self.networks)
+
+    @property
+    def joined(self) -> bool:
+        """Whether it is about more than the inputs and outputs of one network."""
+        return len(self.networks) > 1 or any(v.tensor for v in self.variables)
+
+    def declared(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Every declared entry of the inputs and of the outputs, from a flat point and its values."""
+        return (x, y) if self.shared is None else (x[list(self.shared.inputs)], y[list(self.shared.outputs)])
 
     @property
     def rows(self) -> int:

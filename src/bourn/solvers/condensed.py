@@ -13,7 +13,7 @@ own size grows by |mu| size(z) with every node that it goes through, which bound
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -238,7 +238,9 @@ class Condensed:
             return t.flatten(1).gather(1, numbers).masked_fill(~real, 0.0)
 
         own = of(lines.lower_slopes[0]), of(lines.upper_slopes[0]), (of(lines.lower_offset), of(lines.upper_offset))
-        return Symbols(self.count, numbers, real, *own, form.entries(numbers))
+        # Beside another branch of the network there are symbols that this one does not read.
+        z = replace(form, columns=_padded(form.columns, self.count)).entries(numbers)
+        return Symbols(self.count, numbers, real, *own, z)
 
     def _bound(self, number: int, known: Interval) -> None:
         """Bound the open entries of a pre-activation, and what is moved from it."""
