@@ -6,6 +6,7 @@ import csv
 import gzip
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from bourn.deadline import Deadline
 from bourn.errors import BournError, UsageError
 from bourn.formats.model import Model
 from bourn.formats.vnnlib import parse
+from bourn.plans import Bounding, Plan, Stand
 from bourn.problem.problem import Case, Question, problems
 from bourn.problem.specification import Row, Specification
+from bourn.solvers.methods import method
 from bourn.verification import Result, verify
 from quick import UP_TO_LP_ALL
 from verify_models import EXAMPLES, IDENTITY, RELU_IDENTITY, Reading, mlp, run_onnx, vnnlib
@@ -373,3 +376,13 @@ def test_a_corner_where_no_gradient_leads_is_found_by_random_points() -> None:
         assert found == expected
         assert (float(best) <= 0) == expected
     assert not ProjectedGradient(steps=1, restarts=1, samples=5000, few=2).run(problem, satisfies, Deadline(None))[0]
+
+
+def test_steps_that_would_gain_little_are_skipped() -> None:
+    """Better inner bounds that close none of the gap are not tried with more leaves; the reason is in the record."""
+    question = parse(vnnlib([(-1, 1)], 1, "(<= Y_0 1)"))  # |x| as a sum, of which all is a counterexample
+    cheap = Bounding(method("alpha-crown-all"), Stand.ON_TOP)
+    plan = Plan((Bounding(method("crown")), cheap, replace(cheap, after_gain=0.25), cheap))
+    steps = verify(mlp(([[1.0], [-1.0]], [0.0, 0.0]), ([[1.0, 1.0]], [0.0])), question, plan=plan, timeout=20.0).steps
+    assert [bool(step.skipped) for step in steps] == [False, False, True, False]
+    assert "of the gap only" in steps[2].skipped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -42,7 +42,10 @@ _HARDEST = 3
 
 @dataclass(eq=False)
 class Known:
-    """What is known of one case while it is worked on."""
+    """What is known of one case while it is worked on.
+
+    ``gained``: the share of what the hardest bound lacked that the last better inner bounds closed.
+    """
 
     number: int
     problem: Problem
@@ -56,6 +59,7 @@ class Known:
     prepared: Prepared | None = None
     ceilings: dict[int, float] = field(default_factory=dict)
     split_bounds: dict[int, tuple[float, str]] = field(default_factory=dict)
+    gained: float = math.inf
 
     def __post_init__(self) -> None:
         """Rows without variables are known from the start, exactly."""
@@ -66,6 +70,11 @@ class Known:
     @property
     def open(self) -> list[int]:
         return [k for k in range(len(self.problem.conjunctions)) if k not in self.refuted]
+
+    def hardest(self, open_: Sequence[int]) -> float:
+        """The least over conjunctions of the best bound of a row."""
+        known = [[self.row_bounds[r][0] for r in self.problem.conjunctions[k].rows if r in self.row_bounds] for k in open_]
+        return min((max(own, default=-math.inf) for own in known), default=math.inf)
 
     def best(self, k: int) -> tuple[float, str]:
         """The best bound of a conjunction's rows, or of what splitting made of them, and what it was found by."""
@@ -113,8 +122,9 @@ class Run:
             self.deadline.check()
             self.reached = max(self.reached, number)
             began = time.monotonic()
-            if self.unreplayed is not None and not isinstance(step, ProjectedGradient):
-                self._done(case, began, Step(step.name, _KINDS[type(step)], skipped=_NO_PROOF))
+            why = self._skipped(case, step)
+            if why:
+                self._done(case, began, Step(step.name, _KINDS[type(step)], skipped=why))
                 continue
             try:
                 self._do(case, step)
@@ -132,6 +142,14 @@ class Run:
         if any(isinstance(step, Bounding) and step.method.name == BARRIER for step in self.plan.steps):
             self._look_beyond(case)
         return False
+
+    def _skipped(self, case: Known, step: ProjectedGradient | Bounding | BranchAndBound) -> str:
+        """Why a step is not worth its time, if so."""
+        if isinstance(step, ProjectedGradient):
+            return ""
+        if self.unreplayed is not None:
+            return _NO_PROOF
+        return f"better inner bounds closed {case.gained:.0%} of the gap only" if case.gained < step.after_gain else ""
 
     def _do(self, case: Known, step: ProjectedGradient | Bounding | BranchAndBound) -> None:
         match step:
@@ -243,6 +261,7 @@ class Run:
     def _bound(self, case: Known, step: Bounding) -> None:
         """Bound the rows of open conjunctions by one method and refute what that refutes."""
         began, problem, best, open_ = time.monotonic(), case.problem, case.inner, case.open
+        before = case.hardest(open_)
         known = {Stand.OWN: {}, Stand.BEST: {"inner": best}, Stand.ON_TOP: {"begin": best}}[step.stand]
         chosen, deadline = suited(step.method, problem.network.device), step.within(self.deadline)
         prepared = chosen.prepare(problem.network, problem.box, deadline=deadline, **known)
@@ -262,6 +281,8 @@ class Run:
                 self._done(case, began, Step(step.name, Kind.BOUNDS, stands_on=step.stands_on))
                 return
             self._bound_entries(case, rows, step.name)
+        if step.stand is Stand.ON_TOP and -math.inf < before < 0:
+            case.gained = (case.hardest(open_) - before) / -before
         for k in open_:
             refutation = self._by_one_row(case, problem.conjunctions[k]) or self._by_rows_together(case, prepared, k, step.name)
             if refutation is not None:

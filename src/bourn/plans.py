@@ -27,12 +27,17 @@ class Stand(Enum):
 
 @dataclass(frozen=True)
 class Bounding:
-    """One method of a plan.  ``share``: of the time left; ``seconds``: at most, where there is no time limit."""
+    """One method of a plan.  ``share``: of the time left; ``seconds``: at most, where there is no time limit.
+
+    ``after_gain``: where the last method that stood on top of others closed less than this share of what the hardest bound lacked,
+    it is skipped.
+    """
 
     method: Method
     stand: Stand = Stand.OWN
     share: float = 1.0
     seconds: float | None = None
+    after_gain: float = 0.0
 
     @property
     def name(self) -> str:
@@ -87,10 +92,11 @@ _COPIES = 4
 """Times the values of all nodes that a gradient keeps in memory."""
 
 
-def _by_trees(leaves: int, patience: float = 1.0) -> tuple[Bounding, BranchAndBound]:
-    """Inner bounds by trees, then the question's own tree on these."""
+def _by_trees(leaves: int, share: float, patience: float = 1.0, gain: float = 0.25) -> tuple[Bounding, BranchAndBound]:
+    """Inner bounds by trees, then the question's own tree on these; deeper ones where the last ones paid."""
     inner = patient(with_leaves(method("split-all"), leaves), 0.9)
-    return Bounding(inner, Stand.ON_TOP, share=0.5, seconds=60.0), BranchAndBound(NeuronSplitting(patience=patience))
+    own = BranchAndBound(NeuronSplitting(patience=patience), after_gain=gain if patience < 1 else 0.0)
+    return Bounding(inner, Stand.ON_TOP, share, seconds=60.0, after_gain=gain), own
 
 
 CHEAP_FIRST = Plan(
@@ -105,10 +111,10 @@ CHEAP_FIRST = Plan(
         BranchAndBound(InputSplitting(), share=0.85),
         Bounding(patient(method("alpha-crown-all"), 0.5), Stand.ON_TOP),
         BranchAndBound(NeuronSplitting(patience=0.01)),
-        *_by_trees(16, patience=0.02),
-        *_by_trees(64, patience=0.05),
-        *_by_trees(256, patience=0.1),
-        *_by_trees(1024),
+        *_by_trees(16, share=0.1, patience=0.02, gain=0.0),
+        *_by_trees(64, share=0.2, patience=0.05),
+        *_by_trees(256, share=0.3, patience=0.1),
+        *_by_trees(1024, share=0.5),
         BranchAndBound(ValueSplitting()),
         Bounding(patient(method("lp-all"), 0.7), Stand.ON_TOP),
     )

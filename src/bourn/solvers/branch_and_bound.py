@@ -25,10 +25,11 @@ RESERVE = 0.02
 
 @dataclass(frozen=True)
 class BranchAndBound:
-    """``how``: on inputs or on neurons.  ``share``: of the time left."""
+    """``how``: on inputs or on neurons.  ``share``: of the time left.  ``after_gain``: see :class:`bourn.plans.Bounding`."""
 
     how: Splitting = field(default=NeuronSplitting())
     share: float = 1.0
+    after_gain: float = 0.0
 
     @property
     def name(self) -> str:
