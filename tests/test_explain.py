@@ -79,7 +79,7 @@ def test_the_words_for_a_counterexample(capsys: pytest.CaptureFixture[str]) -> N
     shown = capsys.readouterr()
     assert shown.out.startswith("sat\n")
     assert "a counterexample was met, which ended it" in shown.err
-    assert "not needed: ibp, crown, " in " ".join(shown.err.split())
+    assert "not needed: ibp; crown; " in " ".join(shown.err.split())
 
 
 def test_several_input_sets_are_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,9 +15,10 @@ import bourn
 from bourn.certificates.evidence import Unknown
 from bourn.deadline import Deadline, Stop
 from bourn.errors import UsageError
-from bourn.plans import CHEAP_FIRST, Plan
+from bourn.plans import CHEAP_FIRST, Bounding, Plan, within_memory
 from bourn.solvers.branch_and_bound import BranchAndBound
 from bourn.solvers.neuron_splitting import NeuronSplitting
+from bourn.solvers.tree_bounds import TreeBounds
 from bourn.verification import verify
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -136,7 +137,7 @@ def test_interrupted_in_any_phase_what_is_known_is_valid() -> None:
 def test_a_memory_budget_stops_a_tree_and_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of it is the tree's.  A tree of neurons whose budget is used up leaves the bound that it has."""
     model, question = _hard()
-    with pytest.raises(UsageError, match=r"0\.1 MB is too small; the least is 1 MB"):
+    with pytest.raises(UsageError, match="100,000 bytes is too small; the least is 1,000,000"):
         verify(model, question, memory=1e5)
     monkeypatch.setattr("bourn.plans.LEAST_MEMORY", 1.0)
     plan = Plan((*CHEAP_FIRST.steps[:3], BranchAndBound(NeuronSplitting())))
@@ -163,3 +164,19 @@ def test_a_step_that_memory_is_not_enough_for_is_left_out(monkeypatch: pytest.Mo
     assert isinstance(found.verdict, Unknown)
     assert found.verdict.reason.endswith("; memory was not enough for splitting neurons")
     assert all(o.bound > -math.inf for o in found.verdict.open)
+
+
+def test_a_memory_budget_reaches_every_step() -> None:
+    """Sets of rows, trees of splits, trees of inner bounds and the attack's points are smaller, in each step that has some."""
+    model, _ = _hard()
+    small = within_memory(CHEAP_FIRST, 2e6, model.graph)
+    for before, after in zip(CHEAP_FIRST.steps, small.steps, strict=True):
+        if isinstance(after, BranchAndBound):
+            assert after.how.memory == 1_000_000  # type: ignore[attr-defined]
+        elif isinstance(after, Bounding) and isinstance(after.method.solver, TreeBounds):
+            assert after.method.solver.trees.memory <= 1_000_000
+            assert after.method.solver.ascent.chunk_bytes <= 1_000_000 / 8
+        elif isinstance(after, Bounding):
+            assert getattr(after.method.solver, "chunk_bytes", 0) <= 1_000_000 / 8
+        assert type(after) is type(before)
+        assert after.name == before.name

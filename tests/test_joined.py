@@ -280,3 +280,11 @@ def test_a_model_that_is_not_joined_is_refused(folder: Path) -> None:
         model_for(folder / "f.onnx", question)
     verdict = bourn.verify(files(folder), parse(text("(<= V[0,0] -1.0)") + UNIT.replace("X", "U"))).verdict
     assert isinstance(verdict, Verified)
+
+
+def test_a_query_in_the_wrong_place_is_pointed_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["q.vnnlib", "f.onnx"], ["f.onnx", "--network", "f=f.onnx"]):
+        assert run(["verify", *arguments]) == 2
+        assert capsys.readouterr().err.startswith("bourn: f.onnx is a network; the query comes last")
+    assert run(["verify", str(folder / "none.onnx"), str(folder / "q.vnnlib")]) == 2
+    assert "Errno" not in capsys.readouterr().err

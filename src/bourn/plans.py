@@ -71,7 +71,7 @@ def within_memory(plan: Plan, memory: float, graph: Graph) -> Plan:
     What HiGHS takes for a linear program is not counted.
     """
     if memory < LEAST_MEMORY:
-        raise UsageError(f"a memory budget of {memory / 1e6:.4g} MB is too small; the least is {LEAST_MEMORY / 1e6:.4g} MB")
+        raise UsageError(f"a memory budget of {memory:,.0f} bytes is too small; the least is {LEAST_MEMORY:,.0f}")
     points = max(1, int(memory / 2 / (_COPIES * 8 * sum(node.size for node in graph.nodes))))
 
     def fitted(step: ProjectedGradient | Bounding | BranchAndBound) -> ProjectedGradient | Bounding | BranchAndBound:

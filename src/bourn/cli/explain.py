@@ -36,14 +36,16 @@ def explain(result: Result) -> None:
     table.add_column()
     table.add_column(justify="right", no_wrap=True)
     steps, number = _longest(result.steps), 0
-    for before, step in zip([None, *steps], steps, strict=False):
+    before: Step | None = None
+    for step in steps:
         number += not step.skipped
         time = "" if step.skipped else f"{step.seconds:.3f} s"
         table.add_row("-" if step.skipped else str(number), _body(result, before, step), time)
+        before = before if step.skipped else step
     console.print(table)
     if result.unreached:
         why = "not needed" if result.status in ("sat", "unsat") else "not reached"
-        console.print(Text(f"{why}: {', '.join(dict.fromkeys(result.unreached))}", style="dim"))
+        console.print(Text(f"{why}: {'; '.join(dict.fromkeys(result.unreached))}", style="dim"))
 
 
 def _body(result: Result, before: Step | None, step: Step) -> RenderableType:

@@ -160,7 +160,9 @@ def _certify(found: Result, path: Path, quiet: bool) -> bool:
 
 
 def _asked(files: tuple[str, ...], networks: tuple[str, ...], ball: Ball | None, label: int | None) -> _Asked:
-    """The network's file and the query's, from either form of the command line."""
+    """The networks' files and the query's, from either form of the command line."""
+    if ball is None and files[-1].lower().endswith((".onnx", ".onnx.gz")) and (networks or len(files) > 1):
+        raise UsageError(f"{files[-1]} is a network; the query comes last: bourn verify NET PROP, or QUERY --network NAME=NET")
     if label is not None and ball is None:
         raise UsageError("--label needs --image and --radius")
     if networks:

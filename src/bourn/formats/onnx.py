@@ -120,7 +120,8 @@ def read_model(path: str | Path) -> onnx.ModelProto:
         if path.suffix == ".gz":
             data = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
-        raise NetworkError(f"{path}: cannot be read: {_one_line(error)}") from None
+        reason = getattr(error, "strerror", None) or _one_line(error)
+        raise NetworkError(f"{path}: cannot be read: {reason}") from None
     return _parsed(data, str(path), path.parent)
 
 

@@ -41,7 +41,11 @@ def to_gap(chosen: Method, gap: float) -> Method:
 def within(chosen: Method, memory: float) -> Method:
     """The method with sets of rows so small that they keep within about ``memory`` bytes, as far as it has any."""
     rows = max(1 << 16, int(memory / _ALIVE))
-    return _with_rows(chosen, lambda own: min(own, rows))
+    smaller, solver = _with_rows(chosen, lambda own: min(own, rows)), chosen.solver
+    if isinstance(solver, TreeBounds):
+        trees = replace(solver.trees, memory=min(solver.trees.memory, int(memory)))
+        smaller = replace(smaller, solver=replace(smaller.solver, trees=trees))  # type: ignore[type-var]
+    return smaller
 
 
 def suited(chosen: Method, device: torch.device) -> Method:
@@ -53,6 +57,8 @@ def _with_rows(chosen: Method, size: Callable[[int], int]) -> Method:
     """The method with sets of rows of another size in bytes, as far as it has any."""
 
     def changed(solver: Solver) -> Solver:
+        if isinstance(solver, TreeBounds):
+            return replace(solver, ascent=replace(solver.ascent, chunk_bytes=size(solver.ascent.chunk_bytes)))
         own = getattr(solver, "chunk_bytes", None)
         return solver if own is None else replace(solver, chunk_bytes=size(own))  # type: ignore[type-var]
 
