@@ -129,7 +129,8 @@ class Run:
             try:
                 self._do(case, step)
             except OutOfTime:  # its own share, or all?
-                self._done(case, began, Step(step.name, _KINDS[type(step)], stopped="out of its share of the time"))
+                stopped = self.deadline.why if self.deadline.left <= 0 else "out of its share of the time"
+                self._done(case, began, Step(step.name, _KINDS[type(step)], stopped=stopped))
                 self.deadline.check()
             except Exception as error:
                 if not out_of_memory(error):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from bourn.deadline import Deadline
     from bourn.verification import Result
 
+_SHOWN = 20
+"""Of so many counterexamples there is a line each."""
 _PRECISION = 0.01
 """How near the nearest counterexample's radius and one at which none was found come to each other, relatively."""
 
@@ -104,8 +106,10 @@ def tell(gathered: Gathered, asked: int | None) -> None:
     several = gathered.several
     more = "" if asked is None or len(several) >= asked else f", no more were met of {asked} asked for"
     click.echo(f"{plural(len(several), 'counterexample', 'counterexamples')}, each replayed{more}", err=True)
-    for number, own in enumerate(several, start=1):
+    for number, own in enumerate(several[:_SHOWN], start=1):
         click.echo(f"  {number}: {', '.join(_facts(gathered, own, several[: number - 1]))}", err=True)
+    if len(several) > _SHOWN:
+        click.echo(f"  ... and {len(several) - _SHOWN} more", err=True)
     near = gathered.nearest
     if near is not None:
         ended = "" if near.finished else ", where the time ended"
@@ -145,8 +149,9 @@ def save(gathered: Gathered, folder: Path) -> None:
                 draw(folder / f"{name}.png", shape, own, gathered.around)
     except OSError as error:
         raise UsageError(f"--save {folder}: cannot be written: {error.strerror}") from None
-    pictures = ", pictures" if shape is not None else ""
-    click.echo(f"written to {folder}: counterexamples.npz, witnesses{pictures} of {', '.join(named)}", err=True)
+    pictures = " and pictures" if shape is not None else ""
+    names = plural(len(named), "counterexample", "counterexamples") + (", the nearest among them" if "nearest" in named else "")
+    click.echo(f"written to {folder}: counterexamples.npz, witnesses{pictures} of {names}", err=True)
 
 
 def _arrays(gathered: Gathered, named: dict[str, Counterexample]) -> dict[str, np.ndarray]:
