@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from bourn.attacks.beside import beside
+from bourn.attacks.images import label_of
 from bourn.attacks.projected_gradient import ProjectedGradient
 from bourn.attacks.replaying import replayed
 from bourn.certificates.evidence import Counterexample
@@ -26,7 +27,7 @@ from bourn.errors import UsageError
 from bourn.formats.joined import model_for
 from bourn.formats.model import Model
 from bourn.problem.problem import Problem, Question, problems
-from bourn.problem.specification import Specification
+from bourn.problem.specification import Conjunction, Row, Specification
 
 SECONDS = 10.0
 """How long the search goes on where there is no time limit."""
@@ -111,7 +112,7 @@ class _Search:
         """Descend on one conjunction until there are ``enough`` of its kind."""
         number, k = target
         case = self.question.cases[number]
-        alone = replace(problem, specification=Specification((problem.conjunctions[k],)))
+        alone = replace(problem, specification=Specification((_aim(problem, k),)))
 
         def accept(x: Tensor) -> bool:
             new = replayed(self.model, case, x) or beside(self.model, case, problem, x)
@@ -135,6 +136,16 @@ class _Search:
                 break
             first.append(furthest)
         return first
+
+
+def _aim(problem: Problem, k: int) -> Conjunction:
+    """What to descend on for a kind: its conjunction; of a class that is to stay, that another one exceeds all."""
+    outputs = problem.network.nodes[problem.network.output].size
+    if label_of(problem.specification, outputs) is None:
+        return problem.conjunctions[k]
+    (row,) = problem.conjunctions[k].rows
+    winner = next(i for i, coefficient in row.outputs if coefficient < 0)
+    return Conjunction(tuple(Row.of({i: 1, winner: -1}) for i in range(outputs) if i != winner))
 
 
 def apart(one: Counterexample, other: Counterexample) -> float:
