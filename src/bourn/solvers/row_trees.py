@@ -8,6 +8,7 @@ with its rounding error, on the network itself.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from bourn.deadline import Deadline
 from bourn.problem.problem import Objectives
 from bourn.program.branches import Multiplied, Parts, Shared
+from bourn.program.linear_bounds import Multipliers
 from bourn.program.relaxed import RelaxedProgram
 from bourn.solvers.base import output_rows
 from bourn.solvers.branching import BRANCHING_NEURONS, Scene
@@ -51,22 +53,31 @@ class RowTrees:
         Objectives stand in pairs, the second half of them being the first half's negatives: a tree ends where it or its pair's
         is above ``enough``.  Raises :class:`bourn.program.branches.CannotSplit`.
         """
+        found = torch.full((len(objectives),), -math.inf, dtype=torch.float64, device=program.box.lower.device)
+        for forest in self.grow(program, objectives, enough, deadline):
+            found[forest.pairs] = forest.stated(deadline)
+        return found
+
+    def grow(self, program: RelaxedProgram, objectives: Objectives, enough: float, deadline: Deadline) -> Iterator[Forest]:
+        """The trees themselves, as many side by side as memory allows, until the time is over."""
         rows = WeightedRows(program.graph, objectives)
         shared = Shared(program, output_rows(program.graph, objectives), objectives.constant)
         count = len(objectives) // 2
         at_once = max(1, self.memory // (2 * self.leaves * 9 * max(1, shared.count)))
-        found = torch.full((2 * count,), -math.inf, dtype=torch.float64, device=shared.slope.device)
         some: Tensor
-        for some in torch.split(torch.arange(count, device=found.device), at_once):
+        for some in torch.split(torch.arange(count, device=shared.slope.device), at_once):
             if deadline.left <= 0:
                 break
-            pairs = torch.cat([some, some + count])
-            found[pairs] = _Forest(self, shared, rows, pairs, enough).run(deadline)
-        return found
+            forest = Forest(self, shared, rows, torch.cat([some, some + count]), enough)
+            forest.grow(deadline)
+            yield forest
 
 
-class _Forest:
-    """The trees of some rows: of every leaf its row, its sides (L, N), its multipliers and its value."""
+class Forest:
+    """The trees of some rows, whose numbers are ``pairs``: of every leaf its ``row`` among these, sides (L, N) and multipliers.
+
+    A leaf's sides are those that it assumes neurons to be on, which of one row's leaves fill everything; in no order.
+    """
 
     def __init__(self, how: RowTrees, shared: Shared, rows: WeightedRows, pairs: Tensor, enough: float) -> None:
         self.how, self.shared, self.rows, self.pairs, self.enough = how, shared, rows, pairs, enough
@@ -89,8 +100,8 @@ class _Forest:
     def _chosen(self, which: Tensor) -> Multiplied:
         return Multiplied(self.alpha[which], self.beta[which], self._weights(self.row[which]))
 
-    def run(self, deadline: Deadline) -> Tensor:
-        """Split until the leaves are used up; bounds of all rows."""
+    def grow(self, deadline: Deadline) -> None:
+        """Split until the leaves are used up."""
         soft = deadline.part(_SEARCH)
         every = torch.arange(len(self.row), device=self.row.device)
         aim = torch.full_like(self.value, self._aim)
@@ -101,7 +112,6 @@ class _Forest:
             if not len(worst):
                 break
             self._split(worst, soft)
-        return self._stated(deadline)
 
     @property
     def _aim(self) -> float:
@@ -151,16 +161,20 @@ class _Forest:
         self.row = torch.cat([self.row, self.row[leaves]])
         self.closed = torch.cat([self.closed, torch.zeros_like(leaves, dtype=torch.bool)])
 
-    def _stated(self, deadline: Deadline) -> Tensor:
+    def leaves(self, some: Tensor) -> tuple[RelaxedProgram, Tensor, dict[int, Multipliers]]:
+        """Some leaves as a relaxed program, which of the objectives each is about (B, M), and its multipliers."""
+        parts, chosen = self._parts(self.sides[some]), self._chosen(some)
+        program = self.shared.relaxed(parts)
+        return program, chosen.weights.to(torch.float64), self.shared.multipliers(program, parts, chosen)
+
+    def stated(self, deadline: Deadline) -> Tensor:
         """The least over every row's leaves of what they state; -inf where time was too short."""
         bound = torch.full((len(self.pairs),), math.inf, dtype=torch.float64, device=self.row.device)
         for some in torch.split(torch.arange(len(self.row), device=self.row.device), _STATED):
             if deadline.left <= 0:
                 found = torch.full_like(some, -math.inf, dtype=torch.float64)
             else:
-                parts, chosen = self._parts(self.sides[some]), self._chosen(some)
-                program = self.shared.relaxed(parts)
-                multipliers = self.shared.multipliers(program, parts, chosen)
-                found = self.rows.state(program, chosen.weights.to(torch.float64), multipliers)
+                program, weights, multipliers = self.leaves(some)
+                found = self.rows.state(program, weights, multipliers)
             bound = bound.scatter_reduce(0, self.row[some], found, "amin")
         return bound
