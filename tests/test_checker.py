@@ -18,7 +18,7 @@ import pytest
 from bourn.formats.replay import Replay
 from bourn_check import NotAProof, Unreadable
 from bourn_check.arithmetic import Arithmetic, arithmetic
-from bourn_check.dual import Dual, Given
+from bourn_check.dual import Dual
 from bourn_check.network import Network, PiecewiseLinear
 from bourn_check.readers.onnx import read_network
 from bourn_check.readers.vnnlib import read_specification
@@ -148,13 +148,13 @@ def test_rows_carried_back_are_the_networks_transpose(name: str) -> None:
     bounds = {"": np.stack([x[None], x[None]])}
     for output, step in net.nonlinear().items():
         before = tuple(s for s in net.steps[: [s.output for s in net.steps].index(output)])
-        upto = Network(before, net.inputs, ((step.inputs[0], net.sizes[step.inputs[0]]),), net.sizes)
+        upto = Network(before, net.inputs, ((step.inputs[0], net.sizes[step.inputs[0]]),), net.sizes, net.places)
         values = upto.evaluate(own.exact(x[None]), own)
         bounds[output] = np.stack([values.lower(), values.upper()])
     y = net.evaluate(own.exact(x[None]), own)
     dual = Dual(net, own, bounds)
     for sign in (1.0, -1.0):
-        found = dual.bound({"y": own.exact(sign * np.eye(3))}, own.exact(np.zeros(3)), {})
+        found = dual.bound({"y": (own.exact(sign * np.eye(3)), np.arange(3))}, own.exact(np.zeros(3)), {})
         assert (found <= (sign * y.upper()[0] if sign > 0 else -y.lower()[0])).all()
         np.testing.assert_allclose(found, sign * y.lower()[0], rtol=1e-9, atol=1e-9)
 
@@ -168,12 +168,12 @@ def test_the_example_checked_by_hand() -> None:
     net, own = read_network(model(nodes, {"x": [1, 2]}, constants).SerializeToString(), "net"), arithmetic("rational")
     ends = {"": np.stack([-np.ones((1, 2)), np.ones((1, 2))])}
     both = np.vstack([np.eye(2), -np.eye(2)])
-    bounds = Dual(net, own, ends).bound({"z": own.exact(both)}, own.exact(np.zeros(4)), "interval")
+    bounds = Dual(net, own, ends).bound({"z": (own.exact(both), np.arange(2))}, own.exact(np.zeros(4)), "interval")
     assert bounds.tolist() == [-2, -2, -2, -2]
     dual = Dual(net, own, {**ends, "a": np.stack([bounds[None, :2], -bounds[None, 2:]])})
     for mu, value in (((0.5, -0.5), 0.5), ((0, 0), 0.5), ((1, 0), -0.5)):
-        chosen = {"a": Given(np.ones((1, 2), dtype=bool), np.array([mu]))}
-        assert dual.bound({"y": own.exact(np.ones((1, 1)))}, own.exact(np.zeros(1)), chosen).tolist() == [value]
+        chosen = {"a": (np.zeros(2, dtype=np.int64), np.arange(2), np.array(mu, dtype=np.float64))}
+        assert dual.bound({"y": (own.exact(np.ones((1, 1))), np.arange(1))}, own.exact(np.zeros(1)), chosen).tolist() == [value]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_row_that_no_step_takes_up_is_no_bound() -> None:
     ends = {"": np.stack([-np.ones((1, 3)), np.ones((1, 3))])}
     dual = Dual(read_network(mlp(0).SerializeToString(), "net"), own, ends)
     with pytest.raises(NotAProof, match="nothing computes"):
-        dual.bound({"W0": own.exact(np.ones((1, 15)))}, own.exact(np.zeros(1)), "interval")
+        dual.bound({"W0": (own.exact(np.ones((1, 15))), np.arange(15))}, own.exact(np.zeros(1)), "interval")
 
 
 DECLARED = "(declare-const X_0 Real)(declare-const Y_0 Real)"

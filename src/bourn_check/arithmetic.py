@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Protocol, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,82 +35,11 @@ def gamma(terms: int) -> float:
     return terms * UNIT / (1.0 - terms * UNIT) * SAFETY
 
 
-class Values(Protocol):
-    """An array of enclosures."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def reshape(self, *shape: int) -> Self:
-        """The same entries, row-major, in another shape."""
-
-    def columns(self, index: Index) -> Self:
-        """Entries of the last axis."""
-
-    def put(self, index: Index, size: int) -> Self:
-        """The transpose of :meth:`columns`: entry j is added to entry ``index[j]`` of a last axis of ``size``, unless it is -1."""
-
-    def matmul(self, weight: Floats) -> Self:
-        """The product (..., n) with an exact matrix (n, m)."""
-
-    def __add__(self, other: Self) -> Self: ...
-
-    def __neg__(self) -> Self: ...
-
-    def __mul__(self, other: Self) -> Self: ...
-
-    def difference(self, factors: Floats, other: Self, others: Floats) -> Self:
-        """self * factors - other * others, where the factors are exact."""
-        return self.scaled(factors) + -other.scaled(others)
-
-    def scaled(self, factors: Floats) -> Self:
-        """self * factors, where the factors are exact."""
-
-    def capped(self, where: NDArray[np.bool_]) -> Self:
-        """min(x, 0) there."""
-
-    def about(self) -> Floats:
-        """Numbers near the entries, for choices on which no bound rests."""
-
-    def total(self) -> Self:
-        """The sum over the last axis."""
-
-    def minimum(self, other: Self) -> Self:
-        """The lesser of both, entry by entry."""
-
-    def lower(self) -> Floats:
-        """The greatest float64 certainly not above each entry, or one near it; -inf without any."""
-
-    def upper(self) -> Floats:
-        return -(-self).lower()
-
-
-class Arithmetic(Protocol):
-    """Makes arrays of enclosures."""
-
-    name: str
-
-    def exact(self, values: Floats) -> Values:
-        """Of float64 numbers, exactly."""
-
-    def numbers(self, values: Sequence[Fraction]) -> Values:
-        """Of rational numbers, one axis."""
-
-    def between(self, lower: Floats, upper: Floats) -> Values:
-        """Of whatever lies between these; raises ArithmeticError where that has no place."""
-
-    def inverse_roots(self, values: Sequence[Fraction]) -> Values:
-        """Of 1 / sqrt(v) for positive rational v; raises ArithmeticError where that has no place."""
-
-    def joined(self, parts: Sequence[Any]) -> Any:
-        """Arrays side by side along the last axis."""
-
-
 # float64
 
 
 @dataclass(frozen=True, eq=False)
-class Balls(Values):
+class Balls:
     """Entries mid +- rad in float64.  Where mid is not finite, for it overflowed, rad is not either, and stays so."""
 
     mid: Floats
@@ -121,12 +50,15 @@ class Balls(Values):
         return self.mid.shape
 
     def reshape(self, *shape: int) -> Balls:
+        """The same entries, row-major, in another shape."""
         return Balls(self.mid.reshape(shape), self.rad.reshape(shape))
 
     def columns(self, index: Index) -> Balls:
+        """Entries of the last axis."""
         return Balls(self.mid[..., index], self.rad[..., index])
 
     def put(self, index: Index, size: int) -> Balls:
+        """The transpose of :meth:`columns`: entry j is added to entry ``index[j]`` of a last axis of ``size``, unless it is -1."""
         most = int(np.bincount(index[index >= 0], minlength=1).max())
         mid, rad = _put(self.mid, index, size), _put(self.rad, index, size)
         if most > 1:
@@ -134,56 +66,67 @@ class Balls(Values):
         return Balls(mid, rad)
 
     def matmul(self, weight: Floats) -> Balls:
+        """The product (..., n) with an exact matrix (n, m)."""
         mid = self.mid @ weight
         size = np.abs(weight)
         error = (self.rad + gamma(len(weight)) * np.abs(self.mid)) @ size
         # What gamma |mid| loses by underflow, a large weight carries up again.
         return Balls(mid, error * SAFETY + (UNIT * np.abs(mid) + TINY * (1.0 + size.sum(0))))
 
-    def __add__(self, other: Balls) -> Balls:
+    def __add__(self, other: Any) -> Balls:
         mid = self.mid + other.mid
         return Balls(mid, (self.rad + other.rad + UNIT * np.abs(mid)) * SAFETY)
 
     def __neg__(self) -> Balls:
         return Balls(-self.mid, self.rad)
 
-    def __mul__(self, other: Balls) -> Balls:
+    def __mul__(self, other: Any) -> Balls:
         mid, own, theirs = self.mid * other.mid, np.abs(self.mid), np.abs(other.mid)
         rad = (own * other.rad + self.rad * (theirs + other.rad) + UNIT * np.abs(mid)) * SAFETY
         # A product with 0 is 0, without any underflow.
         zero = (own + self.rad == 0) | (theirs + other.rad == 0)
         return Balls(np.where(zero, 0.0, mid), np.where(zero, 0.0, rad + TINY))
 
-    def difference(self, factors: Floats, other: Balls, others: Floats) -> Balls:
+    def difference(self, factors: Floats, other: Any, others: Floats) -> Balls:
+        """self * factors - other * others, where the factors are exact."""
         a, b = self.mid * factors, other.mid * others
         mid = a - b
         rad = self.rad * np.abs(factors) + other.rad * np.abs(others) + UNIT * (np.abs(a) + np.abs(b) + np.abs(mid))
         return Balls(mid, rad * SAFETY + TINY)
 
     def scaled(self, factors: Floats) -> Balls:
+        """self * factors, where the factors are exact."""
         mid = self.mid * factors
         rad = self.rad * np.abs(factors) + UNIT * np.abs(mid)
         return Balls(mid, rad * SAFETY + TINY)
 
     def capped(self, where: NDArray[np.bool_]) -> Balls:
+        """min(x, 0) there."""
         # |min(a, 0) - min(a', 0)| is at most |a - a'|.
         return Balls(np.where(where & (self.mid > 0), 0.0, self.mid), self.rad)
 
     def about(self) -> Floats:
+        """Numbers near the entries, for choices on which no bound rests."""
         return self.mid
 
     def total(self) -> Balls:
+        """The sum over the last axis."""
         size = np.abs(self.mid).sum(-1)
         return Balls(self.mid.sum(-1), (self.rad.sum(-1) + gamma(self.mid.shape[-1] + 1) * size) * SAFETY)
 
-    def minimum(self, other: Balls) -> Balls:
+    def minimum(self, other: Any) -> Balls:
+        """The lesser of both, entry by entry."""
         mid = np.where(self.mid <= other.mid, self.mid, other.mid)
         # |min(a, b) - min(a', b')| is at most the greater of both differences; a radius of NaN is kept.
         return Balls(mid, np.maximum(self.rad, other.rad))
 
     def lower(self) -> Floats:
+        """The greatest float64 certainly not above each entry, or one near it; -inf without any."""
         low = np.where(self.rad == 0, self.mid, np.nextafter(self.mid - self.rad, -math.inf))
         return np.where(np.isfinite(low) & np.isfinite(self.mid) & np.isfinite(self.rad), low, -math.inf)
+
+    def upper(self) -> Floats:
+        return -(-self).lower()
 
 
 def _put(values: NDArray[Any], index: Index, size: int) -> NDArray[Any]:
@@ -198,30 +141,35 @@ def _put(values: NDArray[Any], index: Index, size: int) -> NDArray[Any]:
     return out
 
 
-class FloatArithmetic(Arithmetic):
+class FloatArithmetic:
     """float64 with proven error bounds: fast, and its bounds lie a rounding error below those of the others."""
 
     name = "float"
 
     def exact(self, values: Floats) -> Balls:
+        """Of float64 numbers, exactly."""
         return Balls(np.asarray(values, dtype=np.float64), np.zeros(np.shape(values)))
 
     def numbers(self, values: Sequence[Fraction]) -> Balls:
+        """Of rational numbers, one axis."""
         mid = np.array([float(v) for v in values], dtype=np.float64)
         rad = np.array([0.0 if m == v else 2 * UNIT * abs(m) + TINY for m, v in zip(mid.tolist(), values, strict=True)])
         return Balls(mid, rad)
 
     def between(self, lower: Floats, upper: Floats) -> Balls:
+        """Of whatever lies between these; raises ArithmeticError where that has no place."""
         mid = lower / 2 + upper / 2
         return Balls(mid, np.maximum(upper - mid, mid - lower) * SAFETY + TINY)
 
     def inverse_roots(self, values: Sequence[Fraction]) -> Balls:
+        """Of 1 / sqrt(v) for positive rational v; raises ArithmeticError where that has no place."""
         v = self.numbers(values)
         mid = 1.0 / np.sqrt(v.mid)
         # A relative error of 2 u in v makes one of u here, and root and quotient round once each.
         return Balls(mid, 8 * UNIT * mid)
 
-    def joined(self, parts: Sequence[Balls]) -> Balls:
+    def joined(self, parts: Sequence[Any]) -> Balls:
+        """Arrays side by side along the last axis."""
         return Balls(np.concatenate([p.mid for p in parts], -1), np.concatenate([p.rad for p in parts], -1))
 
 
@@ -233,7 +181,7 @@ PRECISION = 128
 
 
 @dataclass(frozen=True, eq=False)
-class Numbers(Values):
+class Numbers:
     """Entries of python-flint: arb or fmpq."""
 
     data: NDArray[np.object_]
@@ -262,14 +210,17 @@ class Numbers(Values):
         product = self.kind.matrix(rows.tolist()) * self.kind.weight(weight)
         return self._with(np.array(product.entries(), dtype=object).reshape(*self.data.shape[:-1], columns))
 
-    def __add__(self, other: Numbers) -> Numbers:
+    def __add__(self, other: Any) -> Numbers:
         return self._with(self.data + other.data)
 
     def __neg__(self) -> Numbers:
         return self._with(-self.data)
 
-    def __mul__(self, other: Numbers) -> Numbers:
+    def __mul__(self, other: Any) -> Numbers:
         return self._with(self.data * other.data)
+
+    def difference(self, factors: Floats, other: Any, others: Floats) -> Numbers:
+        return self.scaled(factors) + -self._with(other.scaled(others).data)
 
     def scaled(self, factors: Floats) -> Numbers:
         return self * self.kind.exact(factors)
@@ -283,14 +234,17 @@ class Numbers(Values):
     def total(self) -> Numbers:
         return self._with(self.data.sum(-1))
 
-    def minimum(self, other: Numbers) -> Numbers:
+    def minimum(self, other: Any) -> Numbers:
         return self._with(np.frompyfunc(self.kind.least, 2, 1)(self.data, other.data))
 
     def lower(self) -> Floats:
         return np.array([self.kind.below(v) for v in self.data.ravel()], dtype=np.float64).reshape(self.data.shape)
 
+    def upper(self) -> Floats:
+        return -(-self).lower()
 
-class FlintArithmetic(Arithmetic):
+
+class FlintArithmetic:
     """Rational numbers or, with ``balls``, Arb's balls of 128 bits."""
 
     def __init__(self, balls: bool) -> None:
@@ -307,6 +261,8 @@ class FlintArithmetic(Arithmetic):
     def weight(self, values: Floats) -> Any:
         """A matrix of the network, converted once."""
         if id(values) not in self._weights:
+            if len(self._weights) > 1000:
+                self._weights.clear()
             self._weights[id(values)] = values, self.matrix(self.exact(values).data.tolist())
         return self._weights[id(values)][1]
 
@@ -335,7 +291,7 @@ class FlintArithmetic(Arithmetic):
         own = self.numbers(values)
         return Numbers(np.array([v.rsqrt() for v in own.data], dtype=object), self)
 
-    def joined(self, parts: Sequence[Numbers]) -> Numbers:
+    def joined(self, parts: Sequence[Any]) -> Numbers:
         return Numbers(np.concatenate([p.data for p in parts], -1), self)
 
     def least(self, a: Any, b: Any) -> Any:
@@ -366,6 +322,12 @@ class FlintArithmetic(Arithmetic):
         while not self._one(near) <= low:
             near = math.nextafter(near, -math.inf)
         return near
+
+
+Values = Balls | Numbers
+"""An array of enclosures."""
+Arithmetic = FloatArithmetic | FlintArithmetic
+"""Makes arrays of enclosures."""
 
 
 def arithmetic(name: str) -> Arithmetic:

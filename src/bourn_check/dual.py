@@ -15,14 +15,14 @@ Rows are bounded many at a time, each on a box and on bounds of its own, for a p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bourn_check.arithmetic import Arithmetic, Floats, Index, Values
 from bourn_check.errors import NotAProof
-from bourn_check.network import Affine, Network, Nonlinear, of_rows
+from bourn_check.network import Affine, Network, Nonlinear, Part, of_rows
 
 INTERVAL, LINES, PARALLEL = "interval", "lines", "parallel"
 """Rules for mu: all 0, which is interval propagation through the last affine steps; of unstable entries the slopes of two lines,
@@ -30,31 +30,12 @@ INTERVAL, LINES, PARALLEL = "interval", "lines", "parallel"
 RULES = (INTERVAL, LINES, PARALLEL)
 
 
-@dataclass(frozen=True, eq=False)
-class Given:
-    """For what one nonlinear step reads the numbers mu (M, size) themselves, where ``free`` (M, size), and 0 elsewhere."""
-
-    free: NDArray[np.bool_]
-    mu: Floats
-
-
-Chosen = Mapping[str, Given] | str
+Numbers = tuple[Index, Index, Floats]
+"""For what one nonlinear step reads free entries: their row, which entry it is, and mu there; elsewhere it is not free."""
+Chosen = Mapping[str, Numbers] | str
 """By nonlinear step, or one of :data:`RULES`."""
-
-
 Ends = Mapping[str, Floats]
 """By nonlinear step the ends l <= z <= u of what it reads, float64, (2, P, size) for P parts; "" is the input."""
-
-
-class Facts:
-    """What the bounds of some parts say of a nonlinear step: where it is affine and with which slopes, and lines elsewhere."""
-
-    def __init__(self, name: str, function: Nonlinear, known: Floats) -> None:
-        if not np.isfinite(known).all():
-            raise NotAProof(f"no bounds of what node {name!r} reads are proved where they are needed")
-        self.open, self.slope, self.offset = function.affine(*known)
-        wide = np.tile(self.open, function.arity)
-        self.below, self.above = (np.where(wide, t, self.slope) for t in function.lines(*known))
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,34 +45,34 @@ class Dual:
     network: Network
     arithmetic: Arithmetic
     ends: Ends
-    _facts: dict[str, Facts] = field(default_factory=dict)
 
-    def bound(self, rows: Mapping[str, Values], constant: Values, chosen: Chosen, of: Index | None = None) -> Floats:
+    def bound(self, rows: Mapping[str, Part], constant: Values, chosen: Chosen, of: Index | None = None) -> Floats:
         """Lower bounds (M,) of sum over tensors of rows[v] . v, plus ``constant``, rounded down to float64.
 
         ``of``: the part that each row is about; all are about the only one where it is None.
         """
         pending, total = dict(rows), constant
-        for name in () if isinstance(chosen, str) else chosen.keys() - rows.keys():  # no row, but bounds that may narrow others
-            pending[name] = self.arithmetic.exact(np.zeros((constant.shape[0], self.network.sizes[name])))
+        for name, (_, entries, mu) in () if isinstance(chosen, str) else chosen.items():  # bounds may narrow others without a row
+            at = np.unique(entries[mu != 0] % self.network.sizes[name])
+            add(pending, name, self.arithmetic.exact(np.zeros((constant.shape[0], len(at)))), at)
         for step in reversed(self.network.steps):
-            row = pending.pop(step.output, None)
-            if row is None:
+            if step.output not in pending:
                 continue
+            row, at = pending.pop(step.output)
             operation = step.operation
             if isinstance(operation, Affine):
-                parts, said = operation.backward(row, self.arithmetic)
+                parts, said = operation.backward(row, at, self.arithmetic)
             else:
-                parts, said = self._through(step.output, operation, row, chosen, of)
+                parts, said = self._through(step.output, operation, row, at, chosen, of)
             if said is not None:
                 total = total + said
             for source, part in zip(step.inputs, parts, strict=False):
-                pending[source] = pending[source] + part if source in pending else part
+                add(pending, source, *part)
         start = 0
         for name, size in self.network.inputs:
-            lower, upper = (of_rows(end[:, start : start + size], of) for end in self.ends[""])
             if name in pending:
-                row = pending.pop(name)
+                row, at = pending.pop(name)
+                lower, upper = (of_rows(end[:, start + at], of) for end in self.ends[""])
                 total = total + row.scaled(lower).minimum(row.scaled(upper)).total()
             start += size
         if pending:  # else what they say would be taken for 0
@@ -99,31 +80,48 @@ class Dual:
         return total.lower()
 
     def _through(
-        self, name: str, function: Nonlinear, row: Values, chosen: Chosen, of: Index | None
-    ) -> tuple[list[Values], Values]:
+        self, name: str, function: Nonlinear, row: Values, at: Index, chosen: Chosen, of: Index | None
+    ) -> tuple[list[Part], Values]:
         """The rows mu on what a nonlinear step reads, one an input, and the sum of its minima."""
-        known, arity = self.ends[name], function.arity
-        if name not in self._facts:
-            self._facts[name] = Facts(name, function, known)
-        own = self._facts[name]
+        arity, size, whole = function.arity, len(at), self.network.sizes[name]
+        known = self.ends[name][..., (at + whole * np.arange(arity)[:, None]).ravel()]
+        if not np.isfinite(known).all():
+            raise NotAProof(f"no bounds of what node {name!r} reads are proved where they are needed")
         if chosen == INTERVAL:
             return [], function.minima(row, None, known, of, self.arithmetic).total()
-        given = None if isinstance(chosen, str) else chosen.get(name)
-        size, open_ = row.shape[1], own.open.any(0)
+        apart, slope, offset = function.affine(*known)
+        open_: NDArray[np.bool_] = np.asarray(apart.any(0))
         wide = row if arity == 1 else row.columns(np.tile(np.arange(size), arity))
         if isinstance(chosen, str):
-            below, above = (of_rows(t, of) for t in (own.above if chosen == PARALLEL else own.below, own.above))
-            mu = wide.scaled(np.where(wide.about() > 0, below, above))
-        elif given is None:
-            mu = wide.scaled(of_rows(own.slope, of))
+            below, above = (np.where(np.tile(apart, arity), line, slope) for line in function.lines(*known))
+            mu = wide.scaled(np.where(wide.about() > 0, of_rows(above if chosen == PARALLEL else below, of), of_rows(above, of)))
+        elif name not in chosen:
+            mu = wide.scaled(of_rows(slope, of))
         else:
-            open_ = open_ | given.free.any(0).reshape(arity, size).any(0)
-            mu = wide.scaled(np.where(given.free, 0.0, of_rows(own.slope, of))) + self.arithmetic.exact(given.mu)
+            which, entries, numbers = chosen[name]
+            place = np.searchsorted(at, entries % whole)
+            kept = np.flatnonzero(np.append(at, -1)[place] == entries % whole)  # without a row mu is 0 at the others
+            which, place, numbers = which[kept], place[kept] + size * (entries[kept] // whole), numbers[kept]
+            factors, given = np.broadcast_to(of_rows(slope, of), wide.shape).copy(), np.zeros(wide.shape)
+            factors[which, place], given[which, place] = 0.0, numbers
+            open_[place % size] = True
+            mu = wide.scaled(factors) + self.arithmetic.exact(given)
         # Where every part is affine nothing is lost: s(z) - slope z is its offset.
         rest, some = np.flatnonzero(~open_), np.flatnonzero(open_)
-        total = row.columns(rest).scaled(of_rows(own.offset[:, rest], of)).total()
+        total = row.columns(rest).scaled(of_rows(offset[:, rest], of)).total()
         if len(some):
             reads = (some + size * np.arange(arity)[:, None]).ravel()
             least = function.minima(row.columns(some), mu.columns(reads), known[..., reads], of, self.arithmetic)
             total = total + least.total()
-        return [mu] if arity == 1 else [mu.columns(np.arange(i * size, (i + 1) * size)) for i in range(arity)], total
+        return [(mu if arity == 1 else mu.columns(np.arange(i * size, (i + 1) * size)), at) for i in range(arity)], total
+
+
+def add(rows: dict[str, Part], name: str, row: Values, at: Index) -> None:
+    """Add rows to those that are on a tensor."""
+    if name in rows:
+        other, its = rows[name]
+        both = np.union1d(at, its)
+        if not len(at) == len(its) == len(both):
+            row, other = (r.put(np.searchsorted(both, own), len(both)) for r, own in ((row, at), (other, its)))
+        row, at = row + other, both
+    rows[name] = row, at

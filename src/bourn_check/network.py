@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from bourn_check.arithmetic import Arithmetic, Floats, Index, Values
 
-Backward = tuple[list[Values], Values | None]
+Part = tuple[Values, Index]
+"""Rows (M, n) that are on n entries of a tensor alone, and these, ascending."""
+Backward = tuple[list[Part], Values | None]
 """The rows on every input, and what they say of the bias, (M,)."""
 
 
@@ -25,8 +27,8 @@ class Affine(ABC):
     """An affine function of its inputs."""
 
     @abstractmethod
-    def backward(self, rows: Values, arithmetic: Arithmetic) -> Backward:
-        """rows . (A x + b) = (rows A) . x + rows . b."""
+    def backward(self, rows: Values, at: Index, arithmetic: Arithmetic) -> Backward:
+        """rows . (A x + b) = (rows A) . x + rows . b, for rows on the entries ``at``."""
 
     @abstractmethod
     def forward(self, inputs: Sequence[Values], arithmetic: Arithmetic) -> Values:
@@ -40,15 +42,17 @@ class Move(Affine):
     index: Index
     size: int
 
-    def backward(self, rows: Values, arithmetic: Arithmetic) -> Backward:
-        if np.array_equal(self.index, np.arange(self.size)):
-            return [rows], None
-        return [rows.put(self.index, self.size)], None
+    def backward(self, rows: Values, at: Index, arithmetic: Arithmetic) -> Backward:
+        index = self.index[at]
+        used = np.unique(index[index >= 0])
+        if not np.array_equal(index, used):
+            rows = rows.put(np.where(index < 0, -1, np.searchsorted(used, index)), len(used))
+        return [(rows, used)], None
 
     def forward(self, inputs: Sequence[Values], arithmetic: Arithmetic) -> Values:
         zero = arithmetic.exact(np.zeros((inputs[0].shape[0], 1)))
         extended = arithmetic.joined([inputs[0], zero])
-        return extended.columns(np.where(self.index < 0, self.size, self.index))  # type: ignore[no-any-return]
+        return extended.columns(np.where(self.index < 0, self.size, self.index))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +73,13 @@ class Product(Affine):
         joined = parts[0] if groups == 1 else arithmetic.joined(parts)
         return joined.reshape(count, math.prod(joined.shape) // count if count else groups * outer)
 
-    def backward(self, rows: Values, arithmetic: Arithmetic) -> Backward:
-        return [self._times(rows, self._transposed, arithmetic)], None
+    def backward(self, rows: Values, at: Index, arithmetic: Arithmetic) -> Backward:
+        groups, inner, outer = self.weight.shape
+        positions, place = np.unique(at // (groups * outer), return_inverse=True)
+        if len(at) < len(positions) * groups * outer:
+            rows = rows.put(place * (groups * outer) + at % (groups * outer), len(positions) * groups * outer)
+        used = positions[:, None] * (groups * inner) + np.arange(groups * inner)
+        return [(self._times(rows, self._transposed, arithmetic), used.ravel())], None
 
     def forward(self, inputs: Sequence[Values], arithmetic: Arithmetic) -> Values:
         return self._times(inputs[0], list(self.weight), arithmetic)
@@ -84,15 +93,15 @@ class Scale(Affine):
     index: Index
     roots: tuple[Fraction, ...] | None = None
 
-    def _factors(self, arithmetic: Arithmetic) -> Values:
+    def _factors(self, arithmetic: Arithmetic, at: Index) -> Values:
         own = arithmetic.numbers(self.factors)
-        return (own if self.roots is None else own * arithmetic.inverse_roots(self.roots)).columns(self.index)
+        return (own if self.roots is None else own * arithmetic.inverse_roots(self.roots)).columns(self.index[at])
 
-    def backward(self, rows: Values, arithmetic: Arithmetic) -> Backward:
-        return [rows * self._factors(arithmetic)], None
+    def backward(self, rows: Values, at: Index, arithmetic: Arithmetic) -> Backward:
+        return [(rows * self._factors(arithmetic, at), at)], None
 
     def forward(self, inputs: Sequence[Values], arithmetic: Arithmetic) -> Values:
-        return inputs[0] * self._factors(arithmetic)
+        return inputs[0] * self._factors(arithmetic, np.arange(len(self.index)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,14 +110,9 @@ class Shift(Affine):
 
     bias: Floats
     inputs: int = 1
-    _column: Floats = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_column", np.ascontiguousarray(self.bias[:, None]))
-
-    def backward(self, rows: Values, arithmetic: Arithmetic) -> Backward:
-        said = rows.matmul(self._column).reshape(rows.shape[0])
-        return [rows] * self.inputs, said
+    def backward(self, rows: Values, at: Index, arithmetic: Arithmetic) -> Backward:
+        return [(rows, at)] * self.inputs, rows.matmul(self.bias[at][:, None]).reshape(rows.shape[0])
 
     def forward(self, inputs: Sequence[Values], arithmetic: Arithmetic) -> Values:
         own = arithmetic.exact(self.bias[None])
@@ -121,8 +125,8 @@ class Sum(Affine):
 
     signs: tuple[int, ...]
 
-    def backward(self, rows: Values, arithmetic: Arithmetic) -> Backward:
-        return [rows if s > 0 else -rows for s in self.signs], None
+    def backward(self, rows: Values, at: Index, arithmetic: Arithmetic) -> Backward:
+        return [(rows if s > 0 else -rows, at) for s in self.signs], None
 
     def forward(self, inputs: Sequence[Values], arithmetic: Arithmetic) -> Values:
         signed = [x if s > 0 else -x for s, x in zip(self.signs, inputs, strict=True)]
@@ -236,12 +240,16 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """Steps in order; ``inputs`` and ``outputs`` with their sizes, side by side in declaration order."""
+    """Steps in order; ``inputs`` and ``outputs`` with their sizes, side by side in declaration order.
+
+    ``places``: how many places an image has, entry e being at place e modulo it.
+    """
 
     steps: tuple[Step, ...]
     inputs: tuple[tuple[str, int], ...]
     outputs: tuple[tuple[str, int], ...]
     sizes: dict[str, int]
+    places: dict[str, int]
 
     def nonlinear(self) -> dict[str, Step]:
         """The nonlinear steps by what they compute, in order."""
@@ -260,4 +268,4 @@ class Network:
                 values[step.output] = step.operation.forward(z, arithmetic)
             else:
                 values[step.output] = step.operation.forward(inputs, arithmetic)
-        return arithmetic.joined([values[name] for name, _ in self.outputs])  # type: ignore[no-any-return]
+        return arithmetic.joined([values[name] for name, _ in self.outputs])

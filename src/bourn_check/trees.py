@@ -14,13 +14,15 @@ import numpy as np
 
 from bourn_check.arithmetic import Arithmetic, Floats, Index, Values
 from bourn_check.certificate import Certificate, items
-from bourn_check.dual import RULES, Chosen, Dual, Given
+from bourn_check.dual import RULES, Chosen, Dual, add
 from bourn_check.errors import NotAProof, Unreadable
-from bourn_check.network import Network, Nonlinear, Step
+from bourn_check.network import Network, Nonlinear, Part, Step
 from bourn_check.specification import Row
 
-_NUMBERS = 1 << 17
-"""Of one set of rows."""
+_NUMBERS, _ROWS = 1 << 17, 96
+"""About so many of one set of rows, but at least so many rows."""
+Rows = tuple[dict[str, Part], Values]
+"""By tensor, and what is added to each."""
 
 
 
@@ -97,16 +99,16 @@ class Tree:
 
     # bounds
 
-    def _bounded(self, dual: Dual, part: dict[str, Any], where: str) -> Dual:
+    def _bounded(self, dual: Dual, stated: dict[str, Any], where: str) -> Dual:
         """Bounds of what a step reads, as tight as they were or as the multipliers make them."""
-        name = self._step(part.get("tensor"), where)
-        at = f"{where}, bounds of what {name!r} reads"
+        name = self._step(stated.get("tensor"), where)
+        here = f"{where}, bounds of what {name!r} reads"
         known, sources = dual.ends[name].copy(), self.steps[name].inputs
         _, count, size = known.shape
-        if "rows" in part:
-            of, signed = self.own.indices(part.get("of"), at, count), self.own.integers(part["rows"], at)
+        if "rows" in stated:
+            of, signed = self.own.indices(stated.get("of"), here, count), self.own.integers(stated["rows"], here)
             if len(of) != len(signed) or (len(signed) and not (signed.max() < size and signed.min() >= -size)):
-                self.own.fail(at, f"a row is of no entry of the {size}, or of no part")
+                self.own.fail(here, f"a row is of no entry of the {size}, or of no part")
         else:  # both ends of every entry that is open
             function = self.steps[name].operation
             assert isinstance(function, Nonlinear)
@@ -114,35 +116,37 @@ class Tree:
             of, signed = of.repeat(2), np.stack([entries, -1 - entries], 1).ravel()
         entries, above = np.where(signed < 0, -1 - signed, signed), signed < 0
 
-        def rows(some: slice) -> tuple[dict[str, Values], Values]:
-            unit = np.zeros((len(of[some]), size))
-            unit[np.arange(len(unit)), entries[some]] = np.where(above[some], -1.0, 1.0)
-            found: dict[str, Values] = {}
-            for source, part in zip(sources, np.split(unit, len(sources), 1), strict=True):
-                if part.any():
-                    row = self.arithmetic.exact(part)
-                    found[source] = found[source] + row if source in found else row
-            return found, self.arithmetic.exact(np.zeros(len(unit)))
+        part = size // len(sources)
 
-        found = self._bound(dual, of, rows, part.get("multipliers"), at)
+        def rows(some: Index) -> Rows:
+            found: dict[str, Part] = {}
+            for i, source in enumerate(sources):
+                mine = np.flatnonzero(entries[some] // part == i)
+                if len(mine):
+                    at, place = np.unique(entries[some][mine] % part, return_inverse=True)
+                    unit = np.zeros((len(some), len(at)))
+                    unit[mine, place] = np.where(above[some][mine], -1.0, 1.0)
+                    add(found, source, self.arithmetic.exact(unit), at)
+            return found, self.arithmetic.exact(np.zeros(len(some)))
+
+        order = np.lexsort((entries, entries % self.network.places[sources[0]]))  # those that stand on the same entries together
+        found = self._bound(dual, of, order, rows, stated.get("multipliers"), here)
         np.maximum.at(known[0], (of[~above], entries[~above]), found[~above])
         np.minimum.at(known[1], (of[above], entries[above]), -found[above])
         return Dual(dual.network, dual.arithmetic, {**dual.ends, name: known})
 
-    def _bound(
-        self, dual: Dual, of: Index, rows: Callable[[slice], tuple[dict[str, Values], Values]], stated: Any, where: str
-    ) -> Floats:
-        """The bounds of rows, of which each is about the part ``of``, a set of them at a time."""
+    def _bound(self, dual: Dual, of: Index, order: Index, rows: Callable[[Index], Rows], stated: Any, where: str) -> Floats:
+        """The bounds of rows, of which each is about the part ``of``, a set of them at a time, in an ``order``."""
         count = dual.ends[""].shape[1]
         chosen = self._multipliers(stated, of, count, where)
-        found, most = np.zeros(len(of)), max(1, _NUMBERS // max(self.network.sizes.values()))
+        found, most = np.zeros(len(of)), max(_ROWS, _NUMBERS // max(self.network.sizes.values()))
         for start in range(0, len(of), most):
-            some = slice(start, start + most)
+            some = order[start : start + most]
             found[some] = dual.bound(*rows(some), chosen(some), None if count == 1 else of[some])
         self.rows += len(of)
         return found
 
-    def _multipliers(self, stated: Any, of: Index, count: int, where: str) -> Callable[[slice], Chosen]:
+    def _multipliers(self, stated: Any, of: Index, count: int, where: str) -> Callable[[Index], Chosen]:
         """Of some of the rows; ``free`` counts the entries of all parts one behind the other."""
         if isinstance(stated, str) and stated in RULES:
             return lambda some: stated
@@ -157,18 +161,13 @@ class Tree:
             mu = self.own.floats(own.get("mu"), where, int(ends[-1]) if len(of) else 0)
             read[tensor] = free % size, np.cumsum(counts) - counts, counts, ends, mu
 
-        def chosen(some: slice) -> Chosen:
+        def chosen(some: Index) -> Chosen:
             found = {}
             for tensor, (free, first, counts, ends, mu) in read.items():
-                own, size = of[some], self.reads[tensor]
-                many = counts[own]
-                row = np.arange(len(own)).repeat(many)
-                begin = (ends[some] - many)[:1].sum()
-                place = np.arange(len(row)) - (np.cumsum(many) - many)[row] + first[own][row]
-                given = Given(np.zeros((len(own), size), dtype=bool), np.zeros((len(own), size)))
-                given.free[row, free[place]] = True
-                given.mu[row, free[place]] = mu[begin : begin + len(row)]
-                found[tensor] = given
+                many = counts[of[some]]
+                row = np.arange(len(some)).repeat(many)
+                within = np.arange(len(row)) - (np.cumsum(many) - many)[row]
+                found[tensor] = row, free[within + first[of[some]][row]], mu[within + (ends[some] - many)[row]]
             return found
 
         return chosen
@@ -184,7 +183,8 @@ class Tree:
         weights = self.own.floats(stated.get("weights"), where, len(of), len(rows))
         if (weights < 0).any():
             raise NotAProof(f"{where}: a weight of conjunction {k} is below 0")
-        bound = self._bound(dual, of, lambda some: self._weighted(rows, weights[some]), stated.get("multipliers"), where)
+        made = lambda some: self._weighted(rows, weights[some])  # noqa: E731
+        bound = self._bound(dual, of, np.arange(len(of)), made, stated.get("multipliers"), where)
         strict = (weights * np.array([row.strict for row in rows]) > 0).any(1)
         proved = (bound > 0) | (strict & (bound >= 0))
         for part, good, value in zip(of.tolist(), proved.tolist(), bound.tolist(), strict=True):
@@ -196,10 +196,10 @@ class Tree:
             yield part, k
         self.used[k] |= {row for row, some in zip(rows, (weights.max(0, initial=0.0) > 0).tolist(), strict=True) if some}
 
-    def _weighted(self, rows: Sequence[Row], weights: Floats) -> tuple[dict[str, Values], Values]:
+    def _weighted(self, rows: Sequence[Row], weights: Floats) -> Rows:
         """Sums of a conjunction's rows by weights (M, K), as rows on outputs and inputs, and constants."""
         own = self.arithmetic
-        start: dict[str, Values] = {}
+        start: dict[str, Part] = {}
         constant = own.exact(np.zeros(len(weights)))
         for k, row in enumerate(rows):
             weight = own.exact(weights[:, k : k + 1])
@@ -210,7 +210,7 @@ class Tree:
                     at = [(i - begin, c) for i, c in terms if begin <= i < begin + size]
                     if at:
                         part = (weight * own.numbers([c for _, c in at])).put(np.array([i for i, _ in at]), size)
-                        start[name] = start[name] + part if name in start else part
+                        add(start, name, part, np.arange(size))
                     begin += size
         return start, constant
 

@@ -64,7 +64,8 @@ class Reader:
             if out.name not in self.shapes:
                 raise self.fail(f"output {out.name!r} is not computed from the input")
             outputs.append((out.name, math.prod(self.shapes[out.name])))
-        return Network(tuple(self.steps), tuple(inputs), tuple(outputs), {name: math.prod(s) for name, s in self.shapes.items()})
+        counts, places = ({name: math.prod(s[k:]) for name, s in self.shapes.items()} for k in (0, 2))
+        return Network(tuple(self.steps), tuple(inputs), tuple(outputs), counts, places)
 
     def tensor(self, t: onnx.TensorProto) -> Array:
         if t.data_location == onnx.TensorProto.EXTERNAL:
