@@ -103,6 +103,8 @@ def level_of(method: str) -> Level:
     words = method.split()[0]
     if words.startswith(("lp-", "planet", "milp", "anderson", "k-relu", "cuts")):
         return Level.LINEAR_PROGRAM
+    if words == "ibp":
+        return Level.INTERVALS
     return Level.ASCENT if words.startswith(("alpha", "dvijotham", "split")) else Level.CLOSED_FORM
 
 

@@ -6,6 +6,7 @@ that the checker follows too, or rounded to float32, and stated anew for these.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -23,6 +24,7 @@ from bourn.problem.problem import Problem
 from bourn.problem.specification import Row
 from bourn.program.linear_bounds import Multipliers, back_substitute
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
+from bourn.program.restrict import receptive_fields, take_problems
 from bourn.relaxations.base import LineRule, Nonlinearity, Tensors
 from bourn.relaxations.curves import PiecewiseLinear
 from bourn.relaxations.several import SeveralInputs
@@ -35,18 +37,19 @@ from bourn.solvers.tightening import unstable, widest
 SLACK = 2.0**-34
 """How far bounds are moved outward, relative to a node's magnitude: room for the rounding errors of the checker's own sums,
 which are those of the network as stored."""
-_CHUNK_BYTES = 1 << 24
+_CHUNK_BYTES, _TOGETHER = 1 << 24, 128
 
-INTERVAL, LINES, PARALLEL = "interval", "lines", "parallel"
+INTERVAL, LINES, PARALLEL = RULES = "interval", "lines", "parallel"
 """Rules for multipliers that a certificate need not hold."""
 
 
 class Level(IntEnum):
     """What may be spent on multipliers; each tries those before it, too."""
 
-    CLOSED_FORM = 0
-    ASCENT = 1
-    LINEAR_PROGRAM = 2
+    INTERVALS = 0
+    CLOSED_FORM = 1
+    ASCENT = 2
+    LINEAR_PROGRAM = 3
 
 
 Chosen = dict[int, Multipliers]
@@ -117,20 +120,6 @@ class Proof:
 
     # Multipliers for rows (1, M, *shape)
 
-    def by_rule(self, rule: str, rows: dict[int, Tensor], constant: Tensor) -> Tensor:
-        """The bounds (M,) by a rule."""
-        ancestors, chosen = set(self.graph.ancestors(max(rows))), {}
-        for v in (v for v in self.graph.nonlinear if v in ancestors):
-            operation, z = self.graph.nodes[v].operation, self.program.inputs_of(v)
-            assert isinstance(operation, Nonlinearity)
-            if rule == INTERVAL:
-                zero = torch.zeros(1, constant.shape[1], *self.graph.nodes[v].shape, dtype=torch.float64)
-                chosen[v] = Multipliers(torch.ones_like(zero[:, 0], dtype=torch.bool), mu=(zero,) * len(z))
-            else:
-                below, above = (tuple(s[:, None] for s in own) for own in slopes(operation, *z))
-                chosen[v] = Multipliers(self.program.free(v), above if rule == PARALLEL else below, above)
-        return back_substitute(self.program, rows, constant, multipliers=chosen).lower[0]
-
     def rounded(self, rows: dict[int, Tensor], constant: Tensor, chosen: Chosen) -> tuple[Tensor, Chosen]:
         """The bounds (M,) at multipliers rounded to float32, and these."""
         found, own = rounded(self.program, rows, constant, self.nonlinear(max(rows)), chosen)
@@ -161,11 +150,11 @@ class Proof:
         slack = SLACK * self.program.magnitudes[z].expand(1, *shape).reshape(-1).repeat(2)
         signed = torch.cat([torch.arange(size), -1 - torch.arange(size)])
         best = torch.full((2 * size,), -torch.inf, dtype=torch.float64)
-        for rule in (INTERVAL, LINES, PARALLEL) if self.nonlinear(z) else (INTERVAL,):
+        for rule in RULES if self.nonlinear(z) and self.level > Level.INTERVALS else (INTERVAL,):
             wanted = self._open(z, best)
             if not len(wanted):
                 break
-            found = torch.cat([self.by_rule(rule, *self._unit(z, signed[p])) for p in self._pieces(z, wanted)]) - slack[wanted]
+            found = self._by_rule(rule, z, wanted, signed) - slack[wanted]
             if bool((found > best[wanted]).any()):
                 best[wanted] = torch.maximum(best[wanted], found)
                 self._rule(z, rule, signed[wanted].numpy())
@@ -180,6 +169,23 @@ class Proof:
         if not bool(torch.isfinite(bounds.magnitude).all()):
             raise UsageError(f"no certificate can be written: node {self.graph.nodes[z].name!r} has no finite bounds")
         self.program = with_bounds(self.program, z, bounds)
+
+    def _by_rule(self, rule: str, z: int, wanted: Tensor, signed: Tensor) -> Tensor:
+        """The bounds of some rows of a pre-activation, where it can be by receptive fields."""
+        local, (_, _, *places) = receptive_fields(self.program, z), (1, 1, *self.graph.nodes[z].shape[2:])
+        if local is None:
+            return torch.cat([by_rule(self.program, rule, *self._unit(z, signed[p]))[0] for p in self._pieces(z, wanted)])
+        count, channels = math.prod(places), local.graph.nodes[local.graph.output].size
+        unit = torch.eye(channels, dtype=torch.float64)
+        rows = torch.cat([unit, -unit])[None].reshape(1, 2 * channels, *local.graph.output_shape)
+        size = max(local.graph.nodes[v].size for v in range(len(local.graph.nodes)))
+        at_once = max(1, _CHUNK_BYTES // (16 * channels * size))
+        found = torch.full((count, 2 * channels), -torch.inf, dtype=torch.float64)
+        entries = wanted % (count * channels)
+        for some in torch.unique(entries % count).split(at_once):
+            small = take_problems(local, some)
+            found[some] = by_rule(small, rule, {small.graph.output: rows}, torch.zeros(1, 2 * channels, dtype=torch.float64))
+        return found[entries % count, entries // count + channels * (wanted >= count * channels)]
 
     def _open(self, z: int, best: Tensor) -> Tensor:
         """Numbers of the rows, both ends of an entry, of entries that are not stable."""
@@ -213,9 +219,13 @@ class Proof:
         kept = torch.nonzero(some)[:, 0]
         for v in self.graph.readers(z):
             which, rows = self._rows_of(z, v, signed)
-            if len(rows):
-                multipliers = self.stated(chosen, kept[torch.from_numpy(which)])
-                self.bounds.append({"tensor": self.names[v], "multipliers": multipliers, "of": np.zeros_like(rows), "rows": rows})
+            # Rows that stand on the same entries go together.
+            place = np.where(rows < 0, -1 - rows, rows) % math.prod(self.graph.nodes[v].shape[2:])
+            order = np.argsort(place, kind="stable")
+            for own in np.split(order, range(_TOGETHER, len(order), _TOGETHER)) if len(order) else ():
+                multipliers = self.stated(chosen, kept[torch.from_numpy(which[own])])
+                stated = {"tensor": self.names[v], "multipliers": multipliers, "of": np.zeros_like(own), "rows": rows[own]}
+                self.bounds.append(stated)
 
     def _rows_of(self, z: int, v: int, signed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which of some rows of a pre-activation are about what node ``v`` reads, and their numbers there."""
@@ -234,13 +244,13 @@ class Proof:
 
     def stated(self, chosen: Chosen, some: Tensor) -> dict[str, Any]:
         """Multipliers of some rows as a chunk has them."""
-        return {
-            self.names[v]: {
-                "free": torch.nonzero(m.free[0].flatten().repeat(len(m.mu)))[:, 0].numpy().astype("<i8"),
-                "mu": torch.cat([mu[0][some][:, m.free[0]] for mu in m.mu], 1).to(torch.float32).numpy().reshape(-1),
-            }
-            for v, m in chosen.items()
-        }
+        found = {}
+        for v, m in chosen.items():
+            mu = torch.cat([own[0][some].flatten(1) for own in m.mu], 1)
+            used = torch.nonzero(m.free[0].flatten().repeat(len(m.mu)) & (mu != 0).any(0))[:, 0]  # 0 is what is left out, too
+            if len(used):
+                found[self.names[v]] = {"free": used.numpy().astype("<i8"), "mu": mu[:, used].to(torch.float32).numpy().reshape(-1)}
+        return found
 
     # Refutations
 
@@ -258,10 +268,25 @@ class Proof:
 
     def _attempts(self, rows: dict[int, Tensor], constant: Tensor) -> Iterator[tuple[float, Stated]]:
         """Bounds of one row, cheapest first, each with its multipliers."""
-        for rule in (INTERVAL, LINES, PARALLEL):
-            yield float(self.by_rule(rule, rows, constant)[0]), rule
+        for rule in RULES if self.level > Level.INTERVALS else (INTERVAL,):
+            yield float(by_rule(self.program, rule, rows, constant)[0, 0]), rule
         for found, chosen in self.improved(rows, constant, DualAscent(steps=60)):
             yield float(found[0]), self.stated(chosen, torch.zeros(1, dtype=torch.int64))
+
+
+def by_rule(program: RelaxedProgram, rule: str, rows: dict[int, Tensor], constant: Tensor) -> Tensor:
+    """The bounds (B, M) of rows by a rule."""
+    ancestors, chosen = set(program.graph.ancestors(max(rows))), {}
+    for v in (v for v in program.graph.nonlinear if v in ancestors):
+        operation, z = program.graph.nodes[v].operation, program.inputs_of(v)
+        assert isinstance(operation, Nonlinearity)
+        if rule == INTERVAL:
+            zero = torch.zeros(1, constant.shape[1], *program.graph.nodes[v].shape, dtype=torch.float64)
+            chosen[v] = Multipliers(torch.ones_like(zero[:, 0], dtype=torch.bool), mu=(zero,) * len(z))
+        else:
+            below, above = (tuple(s[:, None] for s in own) for own in slopes(operation, *z))
+            chosen[v] = Multipliers(program.free(v), above if rule == PARALLEL else below, above)
+    return back_substitute(program, rows, constant, multipliers=chosen).lower
 
 
 def rounded(

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import flint
 import numpy as np
+from numpy.typing import NDArray
 
+from bourn_check.arithmetic import Floats
 from bourn_check.network import Scale
 from bourn_check.nodes.sigmoids import sigmoid
 from bourn_check.nodes.smooth import Smooth
 from bourn_check.readers.onnx_reading import Node, Reader, Rules, function
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Smooth):
+    """A function that is slope z where z is at least 0."""
+
+    slope: float = 1.0
+
+    def affine(self, lower: Floats, upper: Floats) -> tuple[NDArray[np.bool_], Floats, Floats]:
+        return lower < 0, np.where(lower < 0, 0.0, self.slope), np.zeros(lower.shape)
 
 
 def elu(alpha: float, gamma: float) -> Smooth:
@@ -24,12 +37,13 @@ def elu(alpha: float, gamma: float) -> Smooth:
     def derivative(z: Any) -> Any:  # at 0 of either side
         return left * z.exp() if z < 0 else right if z > 0 else left.union(right)
 
-    return Smooth(
+    return Linear(
         lambda z: left * z.expm1() if z < 0 else right * z,
         derivative,
         lambda z: np.where(z < 0, gamma * alpha * np.exp(np.minimum(z, 0)), gamma),
         (1, 1),
         ((0.0, 0.0),),
+        slope=gamma,
     )
 
 
