@@ -44,7 +44,7 @@ class _Node:
 
 def grow_by_neuron(own: Grown) -> None:
     """Write a tree of split neurons; raises :class:`UsageError` where the network has unstable neurons that are not split."""
-    root = Proof(own.problem, own.names, Level.ASCENT)
+    root = Proof(own.problem, own.names, Level.ASCENT, own.inner, own.deadline)
     graph = own.problem.network
     for z in graph.pre_activations:
         root.add(z)

@@ -26,6 +26,7 @@ from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.proving import LINES, Level, Proof
 from bourn.relaxations.base import LineRule
 from bourn.solvers.back_substitution import bound_both
+from bourn.solvers.row_trees import RowTrees
 from bourn.solvers.subproblems import WeightedRows
 from bourn.solvers.tightening import refine, unstable
 
@@ -36,7 +37,7 @@ _ROW_BYTES = 1 << 23
 
 @dataclass(eq=False)
 class Grown:
-    """What is to be refuted by cases, and where that is written."""
+    """What is to be refuted by cases, and where that is written; ``inner``: trees of the inner bounds, where the run had such."""
 
     file: CertificateFile
     problem: Problem
@@ -44,6 +45,7 @@ class Grown:
     trees: Sequence[SplitTree]
     log: Callable[[str], None] | None
     deadline: Deadline
+    inner: RowTrees | None = None
     done: int = 0
     rows: list[WeightedRows] = field(init=False)
 

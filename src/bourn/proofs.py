@@ -28,6 +28,8 @@ from bourn.proving import Level, Proof
 from bourn.relaxations.power import Power
 from bourn.relaxations.product import Product
 from bourn.relaxations.silu import Silu
+from bourn.solvers.adjustments import leaves_of
+from bourn.solvers.row_trees import RowTrees
 from bourn.verification import Result
 
 OPERATORS = (
@@ -68,10 +70,12 @@ def write_certificate(
             file.manifest |= {"verdict": "sat", "witness": file.array(np.asarray(verdict.counterexample.x, dtype="<f8"))}
             return
         graph, names, refuted = _as_stored(result.model.graph.to("cpu"), Path(result.model.source), verdict.refutations)
+        leaves = max((leaves_of(step.what) for step in result.steps if not step.skipped), default=0)
+        inner = RowTrees(leaves=leaves) if leaves else None
         cases: list[dict[str, Any]] = []
         for number, (problem, refutations) in enumerate(zip(problems(graph, result.question), refuted, strict=True)):
             say = (lambda text, n=number: log(f"case {n}: {text}")) if log is not None else None
-            cases.extend(_cases(file, problem, names, refutations, say, deadline))
+            cases.extend(_cases(file, problem, names, refutations, inner, say, deadline))
         file.manifest |= {"verdict": "unsat", "cases": cases}
 
 
@@ -148,6 +152,7 @@ def _cases(
     problem: Problem,
     names: dict[int, str],
     refutations: Sequence[Refutation | SplitTree],
+    inner: RowTrees | None,
     log: Log,
     deadline: Deadline,
 ) -> list[dict[str, Any]]:
@@ -158,7 +163,8 @@ def _cases(
     plain = [r for r in refutations if isinstance(r, Refutation)]
     trees = [r for r in refutations if not isinstance(r, Refutation)]
     if plain:
-        found = _plain(problem, names, plain, log)
+        by_trees = any(leaves_of(r.method) for r in plain)
+        found = _plain(problem, names, plain, inner if by_trees else None, log, deadline)
         if found is not None:
             file.chunk(found)
         else:  # by a method that has no multipliers, or none that were found again: by cases
@@ -171,7 +177,7 @@ def _cases(
     for own, grow in ((on_input, grow_by_input), *by_neuron):
         if own:
             try:
-                grow(Grown(file, problem, names, own, log, deadline))
+                grow(Grown(file, problem, names, own, log, deadline, inner))
             except UsageError as error:
                 trusting = {leaf.method.partition("trusting ")[2] for tree in own for leaf in tree.leaves} - {""}
                 raise UsageError(f"{error}; trusted: {', '.join(sorted(trusting))}" if trusting else str(error)) from None
@@ -184,10 +190,17 @@ def _cases(
     ]
 
 
-def _plain(problem: Problem, names: dict[int, str], wanted: Sequence[Refutation], log: Log) -> dict[str, Any] | None:
+def _plain(
+    problem: Problem,
+    names: dict[int, str],
+    wanted: Sequence[Refutation],
+    inner: RowTrees | None,
+    log: Log,
+    deadline: Deadline,
+) -> dict[str, Any] | None:
     """The only chunk of a proof without splits, on the lowest level on which there is one."""
     for level in (own for own in Level if own >= max(level_of(r.method) for r in wanted)):
-        proof = Proof(problem, names, level)
+        proof = Proof(problem, names, level, inner, deadline)
         for z in problem.network.pre_activations:
             proof.add(z)
             if log is not None:

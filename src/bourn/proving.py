@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bourn.deadline import NEVER, Deadline
 from bourn.errors import UsageError
 from bourn.interval import Interval
 from bourn.network.affine import Affine
@@ -32,6 +33,7 @@ from bourn.relaxations.smooth import Smooth
 from bourn.solvers.back_substitution import coefficient_error
 from bourn.solvers.base import output_rows
 from bourn.solvers.dual_ascent import DualAscent
+from bourn.solvers.row_trees import RowTrees
 from bourn.solvers.tightening import unstable, widest
 
 SLACK = 2.0**-34
@@ -97,11 +99,16 @@ _LINES: tuple[tuple[type[Nonlinearity], Any], ...] = (
 
 @dataclass(eq=False)
 class Proof:
-    """One box on its way: the relaxed program on the bounds proved so far, and what proves them, as a chunk has it."""
+    """One box on its way: the relaxed program on the bounds proved so far, and what proves them, as a chunk has it.
+
+    ``inner``: trees for bounds that ascent leaves open.
+    """
 
     problem: Problem
     names: dict[int, str]
     level: Level
+    inner: RowTrees | None = None
+    deadline: Deadline = NEVER
     program: RelaxedProgram = field(init=False)
     lps: Any = None
     bounds: list[dict[str, Any]] = field(default_factory=list)
@@ -165,6 +172,8 @@ class Proof:
                     better = found - slack[piece] > best[piece]
                     best[piece[better]] = (found - slack[piece])[better]
                     self._rows(z, signed[piece[better]].numpy(), chosen, better)
+        if self.inner is not None and self.nonlinear(z):
+            self._by_trees(z, best, slack)
         bounds = self._as_interval(best, shape)
         if not bool(torch.isfinite(bounds.magnitude).all()):
             raise UsageError(f"no certificate can be written: node {self.graph.nodes[z].name!r} has no finite bounds")
@@ -186,6 +195,23 @@ class Proof:
             small = take_problems(local, some)
             found[some] = by_rule(small, rule, {small.graph.output: rows}, torch.zeros(1, 2 * channels, dtype=torch.float64))
         return found[entries % count, entries // count + channels * (wanted >= count * channels)]
+
+    def _by_trees(self, z: int, best: Tensor, slack: Tensor) -> None:
+        """Better bounds of entries that are open, by cases, where the run had them so."""
+        from bourn.proof_cases import by_cases, rows_by_cases
+
+        assert self.inner is not None
+        size, open_ = self.graph.nodes[z].size, self._open(z, best)
+        for leaves in by_cases(self.inner, self.program, z, open_[open_ < size], self.deadline) if len(open_) else ():
+            rows = torch.where(leaves.signed < 0, size - 1 - leaves.signed, leaves.signed)
+            found = leaves.bounds - slack[rows]
+            better = found > best[rows]
+            best[rows[better]] = found[better]
+            kept = torch.nonzero(better)[:, 0]
+            for v in self.graph.readers(z):
+                which, numbers = self._rows_of(z, v, leaves.signed[kept].numpy())
+                if len(numbers):
+                    self.bounds.append(rows_by_cases(leaves, self.names, self.names[v], kept.numpy()[which], numbers))
 
     def _open(self, z: int, best: Tensor) -> Tensor:
         """Numbers of the rows, both ends of an entry, of entries that are not stable."""

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from bourn_check.arithmetic import Arithmetic, Floats, Index, Values
+from bourn_check.cases import Cases
+from bourn_check.cases import read as read_cases
 from bourn_check.certificate import Certificate, items
 from bourn_check.dual import RULES, Chosen, Dual, add
 from bourn_check.errors import NotAProof, Unreadable
@@ -129,20 +131,40 @@ class Tree:
                     add(found, source, self.arithmetic.exact(unit), at)
             return found, self.arithmetic.exact(np.zeros(len(some)))
 
-        order = np.lexsort((entries, entries % self.network.places[sources[0]]))  # those that stand on the same entries together
-        found = self._bound(dual, of, order, rows, stated.get("multipliers"), here)
+        if "cases" in stated:
+            cases = read_cases(self.own, stated["cases"], self.reads, len(of), here)
+            row, found = cases.row, np.full(len(of), np.inf)
+            made = lambda some: rows(row[some])  # noqa: E731
+            least = self._bound(dual, of[row], np.arange(len(row)), made, stated.get("multipliers"), here, cases)
+            np.minimum.at(found, row, least)
+        else:  # those that stand on the same entries together
+            order = np.lexsort((entries, entries % self.network.places[sources[0]]))
+            found = self._bound(dual, of, order, rows, stated.get("multipliers"), here)
         np.maximum.at(known[0], (of[~above], entries[~above]), found[~above])
         np.minimum.at(known[1], (of[above], entries[above]), -found[above])
         return Dual(dual.network, dual.arithmetic, {**dual.ends, name: known})
 
-    def _bound(self, dual: Dual, of: Index, order: Index, rows: Callable[[Index], Rows], stated: Any, where: str) -> Floats:
-        """The bounds of rows, of which each is about the part ``of``, a set of them at a time, in an ``order``."""
+    def _bound(
+        self,
+        dual: Dual,
+        of: Index,
+        order: Index,
+        rows: Callable[[Index], Rows],
+        stated: Any,
+        where: str,
+        cases: Cases | None = None,
+    ) -> Floats:
+        """The bounds of rows or their leaves, each about the part ``of``, a set of them at a time, in an ``order``."""
         count = dual.ends[""].shape[1]
         chosen = self._multipliers(stated, of, count, where)
         found, most = np.zeros(len(of)), max(_ROWS, _NUMBERS // max(self.network.sizes.values()))
         for start in range(0, len(of), most):
             some = order[start : start + most]
-            found[some] = dual.bound(*rows(some), chosen(some), None if count == 1 else of[some])
+            if cases is None:
+                found[some] = dual.bound(*rows(some), chosen(some), None if count == 1 else of[some])
+            else:
+                leaves = Dual(dual.network, dual.arithmetic, cases.narrowed(dual.ends, of[some], some))
+                found[some] = leaves.bound(*rows(some), chosen(some), np.arange(len(some)))
         self.rows += len(of)
         return found
 

@@ -76,3 +76,9 @@ def with_leaves(chosen: Method, leaves: int) -> Method:
     assert isinstance(chosen.solver, TreeBounds)
     trees = replace(chosen.solver.trees, leaves=leaves)
     return replace(chosen, name=f"{chosen.name}, {leaves} leaves", solver=replace(chosen.solver, trees=trees))
+
+
+def leaves_of(name: str) -> int:
+    """The leaves in the name that :func:`with_leaves` gave a method; 0 for others."""
+    count, _, word = name.rpartition(", ")[2].partition(" ")
+    return int(count) if word == "leaves" and count.isdigit() else 0

@@ -78,11 +78,11 @@ class TreeBounds(Solver):
         lower, upper = known.lower.flatten(1).clone(), known.upper.flatten(1).clone()
         for b in range(program.batch):
             entries = torch.nonzero(wanted[b])[:, 0]
-            before = _before(take_problems(program, slice(b, b + 1)), z)
-            rows = identity_rows(before.graph, before.graph.output, entries).flatten(2)
+            own = before(take_problems(program, slice(b, b + 1)), z)
+            rows = identity_rows(own.graph, own.graph.output, entries).flatten(2)
             both = torch.cat([rows, -rows], dim=1)
             try:
-                found = self.trees.bound(before, Objectives(both, None, both.new_zeros(1, both.shape[1])), enough, deadline)
+                found = self.trees.bound(own, Objectives(both, None, both.new_zeros(1, both.shape[1])), enough, deadline)
             except CannotSplit:
                 return known
             low, high = found.chunk(2)
@@ -99,7 +99,7 @@ def _splits(program: RelaxedProgram, z: int) -> bool:
     return products is not None and products <= _MOST
 
 
-def _before(program: RelaxedProgram, z: int) -> RelaxedProgram:
+def before(program: RelaxedProgram, z: int) -> RelaxedProgram:
     """The program of the network that ends in ``z``, whose bounds are those known here."""
     kept, graph = sorted({0, *program.graph.ancestors(z)}), program.graph.cut(z)
     found = start(graph, program.box, program.rule)
