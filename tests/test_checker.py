@@ -59,10 +59,14 @@ def lines_of_code(path: Path) -> int:
     return len(found)
 
 
+COMMAND = ("__main__.py", "limits.py")
+"""What reads the command line and limits the process decides nothing."""
+
+
 def test_it_is_small_enough_to_be_read() -> None:
     counts = {p.relative_to(CHECKER): lines_of_code(p) for p in CHECKER.rglob("*.py")}
     rooms = {room: {p: n for p, n in counts.items() if p.parts[0] == room} for room in (READERS, NODES)}
-    core = {p: n for p, n in counts.items() if p.parts[0] not in rooms}
+    core = {p: n for p, n in counts.items() if p.parts[0] not in (*rooms, *COMMAND)}
     assert sum(rooms[READERS].values()) <= 600, f"{sum(rooms[READERS].values())} lines of code read files"
     assert max(rooms[NODES].values()) <= 60, f"lines of code of a nonlinear function: {rooms[NODES]}"
     assert sum(core.values()) <= 1000, f"{sum(core.values())} lines of code check: {core}"

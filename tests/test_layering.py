@@ -41,6 +41,7 @@ LAYERS = (
     "deciding",
     "unknowns",
     "verification",
+    "proof_cases",
     "proving",
     "proof_trees",
     "proof_neurons",

@@ -14,8 +14,8 @@ from torch import Tensor
 from bourn.deadline import Deadline
 from bourn.problem.problem import Objectives
 from bourn.program.branches import CannotSplit, split_slope
+from bourn.program.linear_bounds import Multipliers, back_substitute
 from bourn.program.relaxed import RelaxedProgram
-from bourn.proving import rounded
 from bourn.solvers.base import identity_rows
 from bourn.solvers.row_trees import Forest, RowTrees
 from bourn.solvers.tree_bounds import before
@@ -62,6 +62,19 @@ class Leaves:
             for v, mu in self.mu.items()
         }
         return {"cases": {"of": self.row.numpy().astype("<i4"), "sides": sides}, "multipliers": multipliers}
+
+
+def rounded(
+    program: RelaxedProgram, rows: dict[int, Tensor], constant: Tensor, nodes: list[int], chosen: dict[int, Multipliers]
+) -> tuple[Tensor, dict[int, Multipliers]]:
+    """The bounds (B, M) at multipliers rounded to float32, and these, of ``nodes``."""
+    passed = back_substitute(program, rows, constant, nodes, chosen).passed
+    own = {}
+    for v in nodes:
+        if v in passed:
+            mu = (m.to(torch.float32).to(torch.float64).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for m in passed[v])
+            own[v] = Multipliers(program.free(v), mu=tuple(mu))
+    return back_substitute(program, rows, constant, multipliers=own).lower, own
 
 
 def by_cases(trees: RowTrees, program: RelaxedProgram, z: int, entries: Tensor, deadline: Deadline) -> Iterator[Leaves]:

@@ -16,8 +16,9 @@ from bourn.errors import UsageError
 from bourn.problem.input_set import Box
 from bourn.program.branches import CannotSplit, Multiplied, Parts, Shared
 from bourn.program.relaxed import RelaxedProgram
+from bourn.proof_cases import rounded
 from bourn.proof_trees import Grown, Left, halved, integers, planned
-from bourn.proving import SLACK, Chosen, Level, Proof, rounded
+from bourn.proving import SLACK, Chosen, Level, Proof
 from bourn.solvers.base import output_rows
 from bourn.solvers.branching import BRANCHING_NEURONS, Scene
 from bourn.solvers.leaf_program import PRICES, solve

@@ -26,6 +26,7 @@ from bourn.problem.specification import Row
 from bourn.program.linear_bounds import Multipliers, back_substitute
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.program.restrict import receptive_fields, take_problems
+from bourn.proof_cases import by_cases, rounded, rows_by_cases
 from bourn.relaxations.base import LineRule, Nonlinearity, Tensors
 from bourn.relaxations.curves import PiecewiseLinear
 from bourn.relaxations.several import SeveralInputs
@@ -198,8 +199,6 @@ class Proof:
 
     def _by_trees(self, z: int, best: Tensor, slack: Tensor) -> None:
         """Better bounds of entries that are open, by cases, where the run had them so."""
-        from bourn.proof_cases import by_cases, rows_by_cases
-
         assert self.inner is not None
         size, open_ = self.graph.nodes[z].size, self._open(z, best)
         for leaves in by_cases(self.inner, self.program, z, open_[open_ < size], self.deadline) if len(open_) else ():
@@ -313,19 +312,6 @@ def by_rule(program: RelaxedProgram, rule: str, rows: dict[int, Tensor], constan
             below, above = (tuple(s[:, None] for s in own) for own in slopes(operation, *z))
             chosen[v] = Multipliers(program.free(v), above if rule == PARALLEL else below, above)
     return back_substitute(program, rows, constant, multipliers=chosen).lower
-
-
-def rounded(
-    program: RelaxedProgram, rows: dict[int, Tensor], constant: Tensor, nodes: list[int], chosen: Chosen
-) -> tuple[Tensor, Chosen]:
-    """The bounds (B, M) at multipliers rounded to float32, and these, of ``nodes``."""
-    passed = back_substitute(program, rows, constant, nodes, chosen).passed
-    own = {}
-    for v in nodes:
-        if v in passed:
-            mu = (m.to(torch.float32).to(torch.float64).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for m in passed[v])
-            own[v] = Multipliers(program.free(v), mu=tuple(mu))
-    return back_substitute(program, rows, constant, multipliers=own).lower, own
 
 
 def unit_rows(graph: Graph, z: int, signed: Tensor) -> dict[int, Tensor]:

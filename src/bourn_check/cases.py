@@ -31,7 +31,7 @@ class Cases:
         return found
 
 
-def read(own: Certificate, stated: dict[str, Any], reads: Mapping[str, int], count: int, where: str) -> Cases:
+def read_cases(own: Certificate, stated: dict[str, Any], reads: Mapping[str, int], count: int, where: str) -> Cases:
     """The leaves of ``count`` rows; raises :class:`NotAProof` where those of one leave something out."""
     row = own.indices(stated.get("of"), where, count)
     places, found = [], []
@@ -68,8 +68,6 @@ def _cover(leaves: NDArray[np.int8]) -> bool:
         common = np.flatnonzero((some != 0).all(0))
         if not len(some) or not len(common):
             return False
-        side = some[:, common[0]].copy()
-        some = some.copy()
-        some[:, common[0]] = 0
-        pending += [some[side < 0], some[side > 0]]
+        side, rest = some[:, common[0]], np.delete(some, common[0], 1)
+        pending += [rest[side < 0], rest[side > 0]]
     return True

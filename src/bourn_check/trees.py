@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from bourn_check.arithmetic import Arithmetic, Floats, Index, Values
-from bourn_check.cases import Cases
-from bourn_check.cases import read as read_cases
+from bourn_check.cases import Cases, read_cases
 from bourn_check.certificate import Certificate, items
 from bourn_check.dual import RULES, Chosen, Dual, add
 from bourn_check.errors import NotAProof, Unreadable
@@ -133,10 +132,8 @@ class Tree:
 
         if "cases" in stated:
             cases = read_cases(self.own, stated["cases"], self.reads, len(of), here)
-            row, found = cases.row, np.full(len(of), np.inf)
-            made = lambda some: rows(row[some])  # noqa: E731
-            least = self._bound(dual, of[row], np.arange(len(row)), made, stated.get("multipliers"), here, cases)
-            np.minimum.at(found, row, least)
+            made, found, every = lambda some: rows(cases.row[some]), np.full(len(of), np.inf), np.arange(len(cases.row))
+            np.minimum.at(found, cases.row, self._bound(dual, of[cases.row], every, made, stated.get("multipliers"), here, cases))
         else:  # those that stand on the same entries together
             order = np.lexsort((entries, entries % self.network.places[sources[0]]))
             found = self._bound(dual, of, order, rows, stated.get("multipliers"), here)
@@ -145,14 +142,7 @@ class Tree:
         return Dual(dual.network, dual.arithmetic, {**dual.ends, name: known})
 
     def _bound(
-        self,
-        dual: Dual,
-        of: Index,
-        order: Index,
-        rows: Callable[[Index], Rows],
-        stated: Any,
-        where: str,
-        cases: Cases | None = None,
+        self, dual: Dual, of: Index, order: Index, rows: Callable[[Index], Rows], stated: Any, where: str, by: Cases | None = None
     ) -> Floats:
         """The bounds of rows or their leaves, each about the part ``of``, a set of them at a time, in an ``order``."""
         count = dual.ends[""].shape[1]
@@ -160,11 +150,10 @@ class Tree:
         found, most = np.zeros(len(of)), max(_ROWS, _NUMBERS // max(self.network.sizes.values()))
         for start in range(0, len(of), most):
             some = order[start : start + most]
-            if cases is None:
-                found[some] = dual.bound(*rows(some), chosen(some), None if count == 1 else of[some])
-            else:
-                leaves = Dual(dual.network, dual.arithmetic, cases.narrowed(dual.ends, of[some], some))
-                found[some] = leaves.bound(*rows(some), chosen(some), np.arange(len(some)))
+            own, part = dual, None if count == 1 else of[some]
+            if by is not None:
+                own, part = Dual(dual.network, dual.arithmetic, by.narrowed(dual.ends, of[some], some)), np.arange(len(some))
+            found[some] = own.bound(*rows(some), chosen(some), part)
         self.rows += len(of)
         return found
 

@@ -37,6 +37,12 @@ OUTSIDE: tuple[Outside, ...] = (
     ),
     Outside("SMT (Reluplex)", "case distinctions inside a simplex", (papers.KATZ,), complete=True),
     Outside("Branch and bound", "splits neurons or inputs, relaxes every part", (papers.BUNEL,), True, "bourn verify"),
+    Outside(
+        "Inner bounds by branch and bound",
+        "a tree of its own for every open pre-activation",
+        (papers.TJENG, papers.BUNEL),
+        command="bourn bound --method split-all",
+    ),
     Outside("Cutting planes", "constraints across neurons and layers", (papers.CUTS,)),
     Outside(
         "k-ReLU, PRIMA",
