@@ -79,7 +79,8 @@ def test_bounds_are_those_of_the_convolutions(stride: int) -> None:
     center = torch.randn(3, *graph.input_shape, dtype=torch.float64, generator=networks.random(1))
     question = box(center - 0.3, center + 0.3)
     own = method("crown").prepare(graph, question)
-    other = method("crown").prepare(plain(graph), question, inner=own.bounds)
+    convolved = plain(graph)
+    other = method("crown").prepare(convolved, question, inner={z: own.program.bounds[z] for z in convolved.pre_activations})  # type: ignore[attr-defined]
     rows = torch.randn(1, 4, 5, dtype=torch.float64, generator=networks.random(2))[:, :, None]
     hidden = torch.randn(1, 4, *graph.nodes[2].shape, dtype=torch.float64, generator=networks.random(3))
     zero = torch.zeros(1, 4, dtype=torch.float64)
