@@ -31,7 +31,7 @@ from bourn.relaxations.base import LineRule, Nonlinearity, Tensors
 from bourn.relaxations.curves import PiecewiseLinear
 from bourn.relaxations.several import SeveralInputs
 from bourn.relaxations.smooth import Smooth
-from bourn.solvers.back_substitution import coefficient_error
+from bourn.solvers.back_substitution import bound_both, coefficient_error
 from bourn.solvers.base import output_rows
 from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.row_trees import RowTrees
@@ -81,10 +81,7 @@ def _smooth_lines(operation: Smooth, z: Interval) -> tuple[Tensors, Tensors]:
     """The slope in the middle and about that of the chord; across an inflection the lesser slope of both ends."""
     first, middle, last = (operation.derivative(t).nan_to_num() for t in (z.lower, z.lower / 2 + z.upper / 2, z.upper))
     chord, rises = (first + 4 * middle + last) / 6, last > first
-    across = torch.zeros_like(rises)
-    for place in operation.split_points:
-        across |= (z.lower < place) & (z.upper > place)
-    least = torch.minimum(first, last)
+    across, least = operation.bends(z), torch.minimum(first, last)
     return (
         (torch.where(across, least, torch.where(rises, middle, chord)),),
         (torch.where(across, least, torch.where(rises, chord, middle)),),
@@ -301,17 +298,38 @@ class Proof:
 
 def by_rule(program: RelaxedProgram, rule: str, rows: dict[int, Tensor], constant: Tensor) -> Tensor:
     """The bounds (B, M) of rows by a rule."""
-    ancestors, chosen = set(program.graph.ancestors(max(rows))), {}
+    return back_substitute(program, rows, constant, multipliers=ruled(program, rule, max(rows), constant.shape[1])).lower
+
+
+def ruled(program: RelaxedProgram, rule: str, target: int, count: int) -> Chosen:
+    """A rule's multipliers of ``count`` rows on ``target``."""
+    ancestors, chosen = set(program.graph.ancestors(target)), {}
     for v in (v for v in program.graph.nonlinear if v in ancestors):
         operation, z = program.graph.nodes[v].operation, program.inputs_of(v)
         assert isinstance(operation, Nonlinearity)
         if rule == INTERVAL:
-            zero = torch.zeros(1, constant.shape[1], *program.graph.nodes[v].shape, dtype=torch.float64)
+            zero = torch.zeros(1, count, *program.graph.nodes[v].shape, dtype=torch.float64)
             chosen[v] = Multipliers(torch.ones_like(zero[:, 0], dtype=torch.bool), mu=(zero,) * len(z))
         else:
             below, above = (tuple(s[:, None] for s in own) for own in slopes(operation, *z))
             chosen[v] = Multipliers(program.free(v), above if rule == PARALLEL else below, above)
-    return back_substitute(program, rows, constant, multipliers=chosen).lower
+    return chosen
+
+
+def lines_of(program: RelaxedProgram, target: int, count: int) -> Chosen | None:
+    """The multipliers of the rule of lines; None where those lines are the program's own."""
+    functions = (program.graph.nodes[v].operation for v in program.graph.nonlinear)
+    return None if all(isinstance(own, PiecewiseLinear) for own in functions) else ruled(program, LINES, target, count)
+
+
+def bound_by_lines(program: RelaxedProgram, rows: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds (B, M) of rows by the rule of lines."""
+    target, count = max(rows), next(iter(rows.values())).shape[1]
+    chosen, zero = lines_of(program, target, count), torch.zeros(1, count, dtype=torch.float64)
+    if chosen is None:
+        return bound_both(program, rows)
+    low, high = (back_substitute(program, {v: s * row for v, row in rows.items()}, zero, multipliers=chosen) for s in (1, -1))
+    return low.lower, -high.lower
 
 
 def unit_rows(graph: Graph, z: int, signed: Tensor) -> dict[int, Tensor]:

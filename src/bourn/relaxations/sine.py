@@ -46,6 +46,10 @@ class Sine(Smooth):
     def derivative(self, z: Tensor, from_left: bool = False) -> Tensor:
         return -z.sin() if self.shifted else z.cos()
 
+    def bends(self, z: Interval) -> Tensor:
+        first = math.pi / 2 if self.shifted else 0.0
+        return torch.floor((z.lower - first) / math.pi) + 1 < torch.ceil((z.upper - first) / math.pi)
+
     def _valleys(self, z: Interval, below: bool) -> tuple[Tensor, Tensor]:
         """The first valley at or after the lower end, the last at or before the upper one; they may lie beyond the other end."""
         place = -math.pi / 2 if below else math.pi / 2

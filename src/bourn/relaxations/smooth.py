@@ -80,6 +80,13 @@ class Smooth(ElementWise):
 
     # What the rest is made of.
 
+    def bends(self, z: Interval) -> Tensor:
+        """Where one of the breaks lies inside the interval."""
+        found = torch.zeros_like(z.lower, dtype=torch.bool)
+        for place in self.split_points:
+            found |= (z.lower < place) & (z.upper > place)
+        return found
+
     def inside(self, z: Interval) -> Tensor:
         """Where the interval is finite and the function defined on it."""
         return (z.lower >= self.domain[0]) & (z.upper <= self.domain[1]) & torch.isfinite(z.magnitude)

@@ -215,7 +215,7 @@ class _Run:
                 continue
             own_bounds = {z: program.bounds[z] for z in part.bounds}
             part.bounds = {z: Interval(b.lower[i : i + 1], b.upper[i : i + 1]) for z, b in own_bounds.items()}
-            part.next = self._next([score[i] for score in scores], part)
+            part.next = next_split(self.graph, [score[i] for score in scores], part.bounds)
             if part.next is not None:
                 self.tree.add(part)
             elif ascent is self.how.last:
@@ -295,7 +295,7 @@ class _Run:
         bounds, found = self.rows.trace(program, weights, keep, multipliers)
         plain = self.rows.state(program, weights)
         x = program.box.minimiser(found.kept[0])[:, 0] if 0 in found.kept else self.problem.box.middle
-        return torch.maximum(bounds, plain), weights[:, group], self._scores(program, found.kept), x
+        return torch.maximum(bounds, plain), weights[:, group], scores_of(program, found.kept), x
 
     def _weights(self, program: RelaxedProgram, group: list[int]) -> Tensor:
         """Weights (B, K) of rows whose sum has a high bound in closed form."""
@@ -308,42 +308,47 @@ class _Run:
         count = program.batch
         return best_weights(on_input, constant, lower.expand(count, -1), upper.expand(count, -1))
 
-    def _scores(self, program: RelaxedProgram, kept: Mapping[int, Tensor]) -> list[Tensor]:
-        """Of every pre-activation's entries (B, n) how much the rows (B, 1, *shape) may lose at the functions that read them."""
-        graph = self.graph
-        found = {z: torch.zeros_like(program.bounds[z].lower).flatten(1) for z in graph.pre_activations}
-        for v in graph.nonlinear:
-            if v not in kept or v not in program.lines:
-                continue
-            row, loss = kept[v][:, 0], _loss(program, v)
-            total = torch.where(row > 0, row * loss[0], -row * loss[1]).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-            pairs = zip(program.inputs_of(v), program.lines[v].upper_slopes, strict=True)
-            every = torch.stack([((b.upper - b.lower) * s.abs()).nan_to_num(nan=0.0, posinf=0.0) for b, s in pairs])
-            shares = every / every.sum(0).clamp(min=1e-300) if len(every) > 1 else torch.ones_like(every)
-            for z, share in zip(graph.nodes[v].inputs, shares, strict=True):
-                source, numbers = _origin(graph, z)
-                own = (total * share).flatten(1)
-                if numbers is None:
-                    found[source] += own
-                else:
-                    found[source].scatter_add_(1, numbers.expand(len(own), -1), own)
-        return list(found.values())
 
-    def _next(self, scores: Sequence[Tensor], part: _Part) -> tuple[int, int, float] | None:
-        """The entry with the greatest score, and where it is split; None if no score is above 0."""
-        for _ in range(8):
-            best = [float(score.max()) if len(score) else 0.0 for score in scores]
-            number = max(range(len(best)), key=best.__getitem__)
-            if not best[number] > 0:
-                return None
-            z, entry = self.graph.pre_activations[number], int(scores[number].argmax())
-            ends = part.bounds[z]
-            low, high = float(ends.lower.flatten()[entry]), float(ends.upper.flatten()[entry])
-            value = split_value(self.graph, z, low, high)
-            if value is not None:
-                return z, entry, value
-            scores[number][entry] = 0.0
-        return None
+def scores_of(program: RelaxedProgram, kept: Mapping[int, Tensor]) -> list[Tensor]:
+    """Of every pre-activation's entries (B, n) how much the rows (B, 1, *shape) may lose at the functions that read them."""
+    graph = program.graph
+    found = {z: torch.zeros_like(program.bounds[z].lower).flatten(1) for z in graph.pre_activations}
+    for v in graph.nonlinear:
+        if v not in kept or v not in program.lines:
+            continue
+        row, loss = kept[v][:, 0], _loss(program, v)
+        total = torch.where(row > 0, row * loss[0], -row * loss[1]).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        pairs = zip(program.inputs_of(v), program.lines[v].upper_slopes, strict=True)
+        every = torch.stack([((b.upper - b.lower) * s.abs()).nan_to_num(nan=0.0, posinf=0.0) for b, s in pairs])
+        shares = every / every.sum(0).clamp(min=1e-300) if len(every) > 1 else torch.ones_like(every)
+        for z, share in zip(graph.nodes[v].inputs, shares, strict=True):
+            source, numbers = _origin(graph, z)
+            own = (total * share).flatten(1)
+            if numbers is None:
+                found[source] += own
+            else:
+                found[source].scatter_add_(1, numbers.expand(len(own), -1), own)
+    return list(found.values())
+
+
+def next_split(graph: Graph, scores: Sequence[Tensor], bounds: Mapping[int, Interval]) -> tuple[int, int, float] | None:
+    """The pre-activation's entry with the greatest score (of each pre-activation (n,)), and where it is split.
+
+    None if no score is above 0.
+    """
+    for _ in range(8):
+        best = [float(score.max()) if len(score) else 0.0 for score in scores]
+        number = max(range(len(best)), key=best.__getitem__)
+        if not best[number] > 0:
+            return None
+        z, entry = graph.pre_activations[number], int(scores[number].argmax())
+        ends = bounds[z]
+        low, high = float(ends.lower.flatten()[entry]), float(ends.upper.flatten()[entry])
+        value = split_value(graph, z, low, high)
+        if value is not None:
+            return z, entry, value
+        scores[number][entry] = 0.0
+    return None
 
 
 def split_value(graph: Graph, z: int, low: float, high: float) -> float | None:
