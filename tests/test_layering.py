@@ -45,6 +45,7 @@ LAYERS = (
     "proving",
     "proof_trees",
     "proof_neurons",
+    "proof_values",
     "proofs",
     "training",
     "studies",

@@ -18,7 +18,7 @@ from bourn.program.branches import CannotSplit, Multiplied, Parts, Shared
 from bourn.program.relaxed import RelaxedProgram
 from bourn.proof_cases import rounded
 from bourn.proof_trees import Grown, Left, halved, integers, planned
-from bourn.proving import SLACK, Chosen, Level, Proof
+from bourn.proving import SLACK, Proof, stated_of_parts
 from bourn.solvers.base import output_rows
 from bourn.solvers.branching import BRANCHING_NEURONS, Scene
 from bourn.solvers.leaf_program import PRICES, solve
@@ -43,14 +43,11 @@ class _Node:
     after: int = -1
 
 
-def grow_by_neuron(own: Grown) -> None:
-    """Write a tree of split neurons; raises :class:`UsageError` where the network has unstable neurons that are not split."""
-    root = Proof(own.problem, own.names, Level.ASCENT, own.inner, own.deadline)
-    graph = own.problem.network
-    for z in graph.pre_activations:
-        root.add(z)
-        if len(graph.readers(z)) != 1:
-            raise UsageError(f"no certificate can be written yet for splits where {graph.nodes[z].name!r} is read twice")
+def grow_by_neuron(own: Grown, root: Proof) -> None:
+    """Write a tree of split neurons, from the whole set on, whose bounds ``root`` proves.
+
+    Raises :class:`UsageError` where the network has unstable neurons that are not split.
+    """
     try:
         _Growing(own, root).grow()
     except CannotSplit as error:
@@ -145,23 +142,9 @@ class _Growing:
         entries = shared.kept[v].numbers[0][r.neurons[of, row % most]]
         signed = torch.where(row >= most, -1 - entries, entries)
         places = torch.tensor(which)
-        stated = self._stated(chosen, r.program, places, of, row)
+        stated = stated_of_parts(self.own.names, chosen, places, of, row)
         rows = {"of": places[of].numpy().astype("<i8"), "rows": signed.numpy().astype("<i8")}
         return [{"tensor": self.own.names[v], "multipliers": stated, **rows}]
-
-    def _stated(self, chosen: Chosen, program: RelaxedProgram, places: Tensor, of: Tensor, row: Tensor) -> dict[str, Any]:
-        """Multipliers of rows ``row`` of problems ``of``, ascending, which stand at ``places`` of the chunk."""
-        found = {}
-        for v, m in chosen.items():
-            free = m.free.expand(len(places), *m.free.shape[1:]).flatten(1)
-            part, entry = torch.nonzero(free, as_tuple=True)
-            if not len(part):
-                continue
-            size = free.shape[1]
-            mu = m.mu[0].flatten(2).expand(len(places), -1, -1)[of, row]
-            flat = (places[part] * size + entry).numpy().astype("<i8")
-            found[self.own.names[v]] = {"free": flat, "mu": mu[free[of]].to(torch.float32).numpy()}
-        return found
 
     # refutations
 
@@ -212,7 +195,7 @@ class _Growing:
             del batch[i].chosen[k]
         own = {v: type(m)(m.free[some] if len(m.free) > 1 else m.free, mu=(m.mu[0][some],)) for v, m in own.items()}
         at = torch.arange(len(good))
-        stated = self._stated(own, program, places, at, torch.zeros_like(at))
+        stated = stated_of_parts(self.own.names, own, places, at, torch.zeros_like(at))
         return [{"conjunction": k, "of": integers(places.tolist()), "weights": weights[some].numpy(), "multipliers": stated}]
 
     def _by_program(self, part: Parts, box: Box, k: int, chosen: Multiplied, j: int) -> Multiplied:

@@ -22,8 +22,10 @@ from bourn.errors import UsageError
 from bourn.network.graph import Graph
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Problem, problems
+from bourn.program.branches import refusal
 from bourn.proof_neurons import grow_by_neuron
 from bourn.proof_trees import Grown, grow_by_input
+from bourn.proof_values import grow_by_value
 from bourn.proving import Level, Proof
 from bourn.relaxations.power import Power
 from bourn.relaxations.product import Product
@@ -173,7 +175,7 @@ def _cases(
     on_input = [t for t in trees if any(leaf.splits and leaf.splits[0].node == problem.network.nodes[0].name for leaf in t.leaves)]
     on_neurons = [t for t in trees if t not in on_input]
     groups: list[Sequence[Refutation | SplitTree]] = [plain]
-    by_neuron = [(own, grow_by_neuron) for own in together(on_neurons)]
+    by_neuron = [(own, _grow_within) for own in together(on_neurons)]
     for own, grow in ((on_input, grow_by_input), *by_neuron):
         if own:
             try:
@@ -188,6 +190,15 @@ def _cases(
         for own in groups
         if own
     ]
+
+
+def _grow_within(own: Grown) -> None:
+    """A tree of splits within the network: of ReLUs at their kinks where that suffices, else of any function at any value."""
+    root, graph = Proof(own.problem, own.names, Level.ASCENT, own.inner, own.deadline), own.problem.network
+    for z in graph.pre_activations:
+        root.add(z)
+    neurons = all(len(graph.readers(z)) == 1 for z in graph.pre_activations) and not refusal(root.program)
+    (grow_by_neuron if neurons else grow_by_value)(own, root)
 
 
 def _plain(

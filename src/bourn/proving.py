@@ -332,6 +332,20 @@ def bound_by_lines(program: RelaxedProgram, rows: dict[int, Tensor]) -> tuple[Te
     return low.lower, -high.lower
 
 
+def stated_of_parts(names: dict[int, str], chosen: Chosen, places: Tensor, of: Tensor, row: Tensor) -> dict[str, Any]:
+    """Multipliers of rows ``row`` of problems ``of``, ascending, which are the parts ``places`` of the chunk, as it has them."""
+    found = {}
+    for v, m in chosen.items():
+        free = m.free.expand(len(places), *m.free.shape[1:]).flatten(1).repeat(1, len(m.mu))
+        part, entry = torch.nonzero(free, as_tuple=True)
+        if not len(part):
+            continue
+        mu = torch.cat([own.flatten(2).expand(len(places), -1, -1)[of, row] for own in m.mu], 1)
+        flat = (places[part] * free.shape[1] + entry).numpy().astype("<i8")
+        found[names[v]] = {"free": flat, "mu": mu[free[of]].to(torch.float32).numpy()}
+    return found
+
+
 def unit_rows(graph: Graph, z: int, signed: Tensor) -> dict[int, Tensor]:
     """Rows (B, M, *shape) on a node for numbers (B, M): e is entry e, -1 - e is less entry e."""
     node = graph.nodes[z]
