@@ -21,6 +21,12 @@ def main(arguments: Sequence[str] | None = None, name: str = "bourn_check") -> i
         default="float",
         help="float64 with error bounds (fast), Arb's balls of 128 bits, or rational numbers (exact; small networks)",
     )
+    parser.add_argument(
+        "--semantics",
+        choices=("real", "float32"),
+        default="real",
+        help="of the network in real numbers, or as float32 arithmetic evaluates it, with sums in any order",
+    )
     parser.add_argument("--memory", type=float, default=GIGABYTES, metavar="GB", help="address space; %(default)s by default")
     parser.add_argument("--time-limit", type=float, default=SECONDS, metavar="S", help="seconds; %(default)s by default")
     asked = parser.parse_args(arguments)
@@ -28,7 +34,7 @@ def main(arguments: Sequence[str] | None = None, name: str = "bourn_check") -> i
 
     try:
         with limits(asked.memory, asked.time_limit):
-            report = check(asked.certificate, asked.network, asked.specification, asked.arithmetic)
+            report = check(asked.certificate, asked.network, asked.specification, asked.arithmetic, asked.semantics)
     except NotAProof as error:
         print(f"not a proof: {error}")
         return 1

@@ -6,6 +6,7 @@ import json
 import math
 import zipfile
 import zlib
+from contextlib import AbstractContextManager
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -36,7 +37,7 @@ def exact(text: object, where: str) -> Fraction:
         raise Unreadable(f"{where}: {text[:40]!r} is no number") from None
 
 
-class Certificate:
+class Certificate(AbstractContextManager["Certificate"]):
     """An open certificate: its manifest, and its arrays one by one."""
 
     def __init__(self, path: str | Path) -> None:
@@ -52,9 +53,6 @@ class Certificate:
         self.manifest = self.read("manifest.json")
         if self.manifest.get("format") != FORMAT or self.manifest.get("version") != VERSION:
             self.fail("format", f"this reads {FORMAT!r} of version {VERSION}")
-
-    def __enter__(self) -> Certificate:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._zip.close()

@@ -17,6 +17,12 @@ from bourn_check.network import Network
 from bourn_check.specification import Disjunct, Row, Specification
 from bourn_check.trees import Tree
 
+PROVED = {
+    "unsat": "unsat: no input of the specification's sets gives outputs that satisfy it",
+    "sat": "sat: the input in the certificate lies in the set, and its outputs satisfy the specification",
+}
+"""What a verdict means."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -25,34 +31,38 @@ class Report:
     verdict: str
     arithmetic: str
     proved: str
+    semantics: str
     rows: int
     parts: int = 0
 
     def __str__(self) -> str:
         library = {"float": "NumPy's float64 sums of products, Arb for smooth functions"}.get(self.arithmetic, "FLINT with Arb")
         return f"""proved: {self.proved}
-in real arithmetic, for the weights as stored; the deployed network rounds, which this says nothing about
+{self.semantics}
 {self.rows} bounds on {self.parts} parts recomputed in {self.arithmetic} arithmetic
 trusted: this checker, Python, {library}, SHA-256, the parser of protobuf (onnx)"""
 
 
-def check(certificate: str | Path, network: str | Path, specification: str | Path, how: str = "float") -> Report:
+def check(
+    certificate: str | Path, network: str | Path, specification: str | Path, how: str = "float", semantics: str = "real"
+) -> Report:
     """Check that ``certificate`` proves its verdict on the question of the two files.
 
-    ``how``: ``float``, ``ball`` or ``rational``.  Raises :class:`NotAProof` where it does not, :class:`Unreadable` where a
-    file cannot be read or holds what the checker does not know.
+    ``how``: ``float``, ``ball`` or ``rational``.  ``semantics``: of the network in ``real`` numbers, or in ``float32``.
+    Raises :class:`NotAProof` where it does not, :class:`Unreadable` where a file cannot be read or holds what the checker does
+    not know.
     """
     from bourn_check.readers.onnx import read_network
     from bourn_check.readers.vnnlib import read_specification
+    from bourn_check.semantics import evaluated
 
     with Certificate(certificate) as own, np.errstate(all="ignore"):
         try:
             files = {"network": _bytes(network), "specification": _bytes(specification)}
             for what, data in files.items():
-                stated = own.manifest.get(what)
-                if not isinstance(stated, dict) or stated.get("sha256") != hashlib.sha256(data).hexdigest():
+                if own.manifest.get(what) != {"sha256": hashlib.sha256(data).hexdigest()}:
                     raise NotAProof(f"it is about another {what}: the SHA-256 differs")
-            net = read_network(files["network"], str(network))
+            net = evaluated(read_network(files["network"], str(network)), files["network"], semantics)
             asked = read_specification(files["specification"], str(specification))
             if sum(size for _, size in net.inputs) != asked.inputs or sum(size for _, size in net.outputs) < asked.outputs:
                 raise Unreadable(f"the network has not the {asked.inputs} inputs and {asked.outputs} outputs of the specification")
@@ -80,16 +90,11 @@ class _Checking:
         self.inside: dict[tuple[int, int], bool] = {}
 
     def verdict(self) -> Report:
-        verdict = self.own.manifest.get("verdict")
-        if verdict == "unsat":
-            self._unsat()
-            proved = "unsat: no input of the specification's sets gives outputs that satisfy it"
-        elif verdict == "sat":
-            self._sat()
-            proved = "sat: the input in the certificate lies in the set, and its outputs satisfy the specification"
-        else:
-            self.own.fail("manifest.json", f"its verdict is {str(verdict)[:40]!r}")
-        return Report(str(verdict), self.arithmetic.name, proved, self.rows, self.parts)
+        verdict = str(self.own.manifest.get("verdict"))
+        if verdict not in PROVED:
+            self.own.fail("manifest.json", f"its verdict is {verdict[:40]!r}")
+        (self._unsat if verdict == "unsat" else self._sat)()
+        return Report(verdict, self.arithmetic.name, PROVED[verdict], self.network.semantics, self.rows, self.parts)
 
     # sat
 

@@ -24,11 +24,9 @@ from bourn_check.arithmetic import Arithmetic, Floats, Index, Values
 from bourn_check.errors import NotAProof
 from bourn_check.network import Affine, Network, Nonlinear, Part, of_rows
 
-INTERVAL, LINES, PARALLEL = "interval", "lines", "parallel"
+INTERVAL, LINES, PARALLEL = RULES = "interval", "lines", "parallel"
 """Rules for mu: all 0, which is interval propagation through the last affine steps; of unstable entries the slopes of two lines,
 :meth:`bourn_check.network.Nonlinear.lines`; or the second's alone."""
-RULES = (INTERVAL, LINES, PARALLEL)
-
 
 Numbers = tuple[Index, Index, Floats]
 """For what one nonlinear step reads free entries: their row, which entry it is, and mu there; elsewhere it is not free."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -250,6 +250,11 @@ class Network:
     outputs: tuple[tuple[str, int], ...]
     sizes: dict[str, int]
     places: dict[str, int]
+    semantics = "in real arithmetic, for the weights as stored; the deployed network rounds, which this says nothing about"
+
+    def on(self, ends: Mapping[str, Floats]) -> Network:
+        """The network for what lies within some ends; here it is the same for all."""
+        return self
 
     def nonlinear(self) -> dict[str, Step]:
         """The nonlinear steps by what they compute, in order."""
@@ -261,11 +266,8 @@ class Network:
         for name, size in self.inputs:
             values[name] = x.columns(np.arange(start, start + size))
             start += size
-        for step in self.steps:
-            inputs = [values[i] for i in step.inputs]
-            if isinstance(step.operation, Nonlinear):
-                z = inputs[0] if len(inputs) == 1 else arithmetic.joined(inputs)
-                values[step.output] = step.operation.forward(z, arithmetic)
-            else:
-                values[step.output] = step.operation.forward(inputs, arithmetic)
+        for step in self.on({"": np.stack([x.lower(), x.upper()])}).steps:
+            operation, inputs = step.operation, [values[i] for i in step.inputs]
+            z: Any = inputs if isinstance(operation, Affine) else arithmetic.joined(inputs)
+            values[step.output] = operation.forward(z, arithmetic)
         return arithmetic.joined([values[name] for name, _ in self.outputs])

@@ -78,7 +78,7 @@ class Tree:
             raise NotAProof(f"{where}: it is about parts that are not open")
         parts = [self.pending.pop(n) for n in numbers.tolist()]
         ends = {name: np.stack([p.own(name) for p in parts], 1) for name in ("", *self.steps)}
-        dual = Dual(self.network, self.arithmetic, ends)
+        dual = Dual(self.network.on(ends), self.arithmetic, ends)
         for bounds in items(stated, "bounds", where):
             dual = self._bounded(dual, bounds, where)
         alive = np.all([(lower <= upper).all(1) for lower, upper in dual.ends.values()], axis=0)
@@ -139,7 +139,7 @@ class Tree:
             found = self._bound(dual, of, order, rows, stated.get("multipliers"), here)
         np.maximum.at(known[0], (of[~above], entries[~above]), found[~above])
         np.minimum.at(known[1], (of[above], entries[above]), -found[above])
-        return Dual(dual.network, dual.arithmetic, {**dual.ends, name: known})
+        return Dual(self.network.on(ends := {**dual.ends, name: known}), self.arithmetic, ends)
 
     def _bound(
         self, dual: Dual, of: Index, order: Index, rows: Callable[[Index], Rows], stated: Any, where: str, by: Cases | None = None

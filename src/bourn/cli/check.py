@@ -23,6 +23,13 @@ from bourn_check.limits import GIGABYTES, SECONDS
     show_default=True,
     help="float64 with error bounds (fast), balls of 128 bits, or rational numbers (exact; small networks).",
 )
+@click.option(
+    "--semantics",
+    type=click.Choice(("real", "float32")),
+    default="real",
+    show_default=True,
+    help="Of the network in real numbers, or as float32 arithmetic evaluates it, with sums in any order.",
+)
 @click.option("--memory", type=float, default=GIGABYTES, show_default=True, metavar="GB", help="Address space for a certificate.")
 @click.option("--time-limit", type=float, default=SECONDS, show_default=True, metavar="SECONDS", help="For a certificate.")
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes, for a store.")
@@ -31,6 +38,7 @@ def command(
     network: str | None,
     specification: str | None,
     arithmetic: str,
+    semantics: str,
     memory: float,
     time_limit: float,
     workers: int,
@@ -45,12 +53,13 @@ def command(
     \b
     bourn verify net.onnx property.vnnlib --certificate proof.bourn
     bourn check proof.bourn net.onnx property.vnnlib --arithmetic ball
+    bourn check proof.bourn net.onnx property.vnnlib --semantics float32
     bourn check digits.db --workers 2
     """
     if not (memory > 0 and time_limit > 0):
         raise UsageError("--memory and --time-limit must be above 0")
     if network is None:
-        return _store(Path(certificate), arithmetic, memory, time_limit, workers)
+        return _store(Path(certificate), arithmetic, memory, time_limit, workers, semantics)
     if specification is None:
         raise UsageError("give a certificate, the network and the VNN-LIB file, or a study's store alone")
     from bourn_check import NotAProof, Unreadable, check
@@ -58,7 +67,7 @@ def command(
 
     try:
         with limits(memory, time_limit):
-            click.echo(str(check(certificate, network, specification, arithmetic)))
+            click.echo(str(check(certificate, network, specification, arithmetic, semantics)))
     except NotAProof as error:
         click.echo(f"not a proof: {error}")
         return 1
@@ -67,7 +76,7 @@ def command(
     return 0
 
 
-def _store(path: Path, arithmetic: str, memory: float, seconds: float, workers: int) -> int:
+def _store(path: Path, arithmetic: str, memory: float, seconds: float, workers: int, semantics: str) -> int:
     """Check what a study keeps: a line for each that fails, and a line of sums."""
     from bourn.cli.study import shown
     from bourn.studies.certificates import NOT_A_PROOF, PROVED, UNREADABLE, certified, check_all
@@ -77,7 +86,7 @@ def _store(path: Path, arithmetic: str, memory: float, seconds: float, workers: 
     counts: Counter[str] = Counter()
     with Store(path, create=False) as store, shown("certificates") as show:
         total = sum(1 for _ in certified(store))
-        for told in check_all(store, arithmetic, workers, memory, seconds):
+        for told in check_all(store, arithmetic, workers, memory, seconds, semantics):
             counts[told.outcome] += 1
             if told.outcome in (NOT_A_PROOF, UNREADABLE):
                 click.echo(f"{told.files.certificate}: {told.outcome}: {told.reason}")

@@ -136,23 +136,25 @@ def question(lower: np.ndarray, upper: np.ndarray, label: int, classes: int) -> 
     return "\n".join([*lines, f"(assert (or {others}))", ""])
 
 
-def check_all(store: Store, arithmetic: str, workers: int, memory: float, seconds: float) -> Iterator[Told]:
+def check_all(
+    store: Store, arithmetic: str, workers: int, memory: float, seconds: float, semantics: str = "real"
+) -> Iterator[Told]:
     """Check the certificates of all answers that are proofs; those without one are told too."""
     folder = folder_of(store.path)
-    asked = [(files_of(record, folder), arithmetic, memory, seconds) for record in certified(store)]
+    asked = [(files_of(record, folder), arithmetic, semantics, memory, seconds) for record in certified(store)]
     return each(_check, asked, workers)
 
 
-def _check(asked: tuple[Files, str, float, float]) -> Told:
+def _check(asked: tuple[Files, str, str, float, float]) -> Told:
     from bourn_check import NotAProof, Unreadable, check
     from bourn_check.limits import limits
 
-    files, arithmetic, memory, seconds = asked
+    files, arithmetic, semantics, memory, seconds = asked
     if not files.certificate.exists():
         return Told(files, TRUSTED if files.method.startswith("milp") else NONE)
     try:
         with limits(memory, seconds):
-            report = check(files.certificate, files.network, files.specification, arithmetic)
+            report = check(files.certificate, files.network, files.specification, arithmetic, semantics)
     except NotAProof as error:
         return Told(files, NOT_A_PROOF, str(error))
     except Unreadable as error:
