@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.relaxations.base import LineRule, Nonlinearity
 from bourn.solvers.back_substitution import bound_both
 from bourn.solvers.base import output_rows
+from bourn.solvers.box_ascent import BoxClimb
 from bourn.solvers.condensed import Condensed, applies
 from bourn.solvers.subproblems import WeightedRows
 from bourn.solvers.tightening import refine, unstable
@@ -47,6 +49,13 @@ class BoundedBoxes(ABC):
     def together(self, weights: Tensor) -> Tensor:
         """Lower bounds (B,) of sums of the rows by weights (B, M)."""
 
+    def climbed(self, weights: Tensor, group: Sequence[int], which: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds (A,) of better sums of a group's rows on the A boxes numbered ``which``, and their weights (A, M).
+
+        ``weights`` (A, M) to begin with.  Where nothing is tried the bounds are -inf.
+        """
+        return weights.new_full((len(weights),), -math.inf), weights
+
     @abstractmethod
     def losses(self, weights: Tensor) -> Tensor:
         """What the bounds of these sums lose at all neurons, divided among the sides by how much they move these, (B, n)."""
@@ -60,6 +69,8 @@ def bounded(graph: Graph, box: Box, known: Mapping[int, Interval], rows: Weighte
 class _Condensed(BoundedBoxes):
     """Through what is unstable only."""
 
+    climb = BoxClimb()
+
     def __init__(self, graph: Graph, box: Box, known: Mapping[int, Interval], rows: WeightedRows) -> None:
         self.program, self.objectives = Condensed(graph, box, known), rows.objectives
         self.rows = output_rows(graph, rows.objectives)
@@ -70,6 +81,15 @@ class _Condensed(BoundedBoxes):
     def together(self, weights: Tensor) -> Tensor:
         rows = self.program.rows(self.rows, self.objectives.constant, weights[:, None])
         return self.program.carry(rows).bounds[:, 0]
+
+    def climbed(self, weights: Tensor, group: Sequence[int], which: Tensor) -> tuple[Tensor, Tensor]:
+        own, index = self.program, torch.tensor(group, device=weights.device)
+        rows = own.rows(self.rows, self.objectives.constant)
+        slopes, found = self.climb.run(own, rows.on[which][:, index], weights[:, index], which)
+        weights = torch.zeros_like(weights).index_copy(1, index, found)
+        every = self.bounds.new_zeros(self.bounds.shape).index_copy(0, which, weights)
+        below = {v: own.symbols[v].below.index_copy(0, which, slope) for v, slope in slopes.items()}
+        return own.carry(own.rows(self.rows, self.objectives.constant, every[:, None]), below).bounds[which, 0], weights
 
     def losses(self, weights: Tensor) -> Tensor:
         return self.program.losses(self.carried, weights)

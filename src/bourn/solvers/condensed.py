@@ -137,8 +137,11 @@ class Condensed:
             error = error + gamma(count + 8) * size
         return _Rows(on, size, error)
 
-    def carry(self, rows: _Rows) -> Carried:
-        """Lower bounds of rows, rounded down."""
+    def carry(self, rows: _Rows, below: Mapping[int, Tensor] | None = None) -> Carried:
+        """Lower bounds of rows, rounded down.
+
+        ``below``: other slopes (B, u) of the lines through 0 below some nodes' symbols, of functions that admit them.
+        """
         on, size, error, kept, terms = rows.on, rows.size, rows.error, {}, self.lower.shape[1] + 16
         for v in reversed(self.symbols):
             own = self.symbols[v]
@@ -148,7 +151,8 @@ class Condensed:
             terms += own.last - own.first + 8
             positive = row.clamp(min=0)
             negative = row - positive
-            mu = torch.addcmul(positive * own.below[:, None], negative, own.above[:, None])
+            slope = own.below if below is None else below.get(v, own.below)
+            mu = torch.addcmul(positive * slope[:, None], negative, own.above[:, None])
             on = torch.baddbmm(on[:, :, : own.first], mu, own.z.on)
             low, high = own.offsets
             shift = negative @ high[..., None]

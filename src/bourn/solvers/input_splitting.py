@@ -254,6 +254,12 @@ class _Run:
                 together = boxes.together(joint)
                 better = open_ & (together > bound)
                 bound, own = torch.where(better, together, bound), torch.where(better[:, None], joint, own)
+            which = torch.nonzero((found[:, number] < math.inf) & ~(bound > 0))[:, 0]
+            if len(which):
+                climbed, joint = boxes.climbed(own[which], group, which)
+                better = climbed > bound[which]
+                bound[which] = torch.where(better, climbed, bound[which])
+                own[which] = torch.where(better[:, None], joint, own[which])
             weights.append(own)
             self._close(number, parts, bound, own[:, group], found)
         return found, weights
