@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import bourn
 import bourn_check
@@ -14,8 +15,10 @@ from bourn.certificates.evidence import Refutation, Verified
 from bourn.certificates.splits import Leaf, Part, Split, SplitTree
 from bourn.cli.main import run
 from bourn.plans import Bounding, Plan
+from bourn.solvers.branch_and_bound import BranchAndBound
+from bourn.solvers.input_splitting import InputSplitting
 from bourn_check.trees import Tree
-from certificate_files import Arrays, Chunks, Manifest, changed, contents, convolutional, mlp, proved, specification
+from certificate_files import Arrays, Chunks, Files, Manifest, changed, contents, convolutional, mlp, proved, specification
 from onnx_models import model, node, numbers
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -150,6 +153,27 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert (status, err.count("\n")) == (2, 1)
     assert ran("verify", network, question, "--certificate", tmp_path / "no" / "folder")[0] == 2
     assert ran("verify", network, "--image", "x", "--radius", "0.1", "--certificate", proof)[0] == 2
+
+
+def test_boxes_that_ascent_refutes_are_not_halved_further(tmp_path: Path) -> None:
+    """Slopes and weights of their own are written for them; the tree has as many parts as the run's."""
+    files = Files(tmp_path / "net.onnx", tmp_path / "prop.vnnlib", tmp_path / "proof.bourn")
+    files.network.write_bytes(mlp(0, (12, 10, 8), inputs=2, outputs=3).SerializeToString())
+    graph = bourn.load(files.network).graph
+    x = torch.rand(5000, *graph.input_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    least = float(graph.evaluate(x).flatten(1).amax(1).min()) - 0.05
+    asked = (f"(assert (<= Y_{j} {least!r}))" for j in range(3))
+    files.specification.write_text(specification(-np.ones(2), np.ones(2), 3, *asked))
+    plan = Plan((Bounding(bourn.method("crown")), BranchAndBound(InputSplitting())))
+    result = bourn.verify(files.network, files.specification, plan=plan)
+    assert isinstance(result.verdict, Verified)
+    ((tree,),) = result.verdict.refutations
+    assert isinstance(tree, SplitTree)
+    bourn.write_certificate(result, files.certificate)
+    assert bourn_check.check(*files.arguments).parts == 2 * len(tree.leaves) - 1
+    refuted = [own["multipliers"] for chunk in contents(files.certificate)[2] for own in chunk.get("refuted", [])]
+    assert any(isinstance(own, dict) for own in refuted)
+    assert "lines" in refuted
 
 
 def test_trees_of_splits_prove_more_than_any_bound(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from bourn.relaxations.leaky_relu import LeakyReLU
 from bourn.relaxations.relu import ReLU
 from bourn.relaxations.sigmoid import Sigmoid
 from bourn.solvers.base import output_rows
+from bourn.solvers.box_ascent import BoxClimb
 from bourn.solvers.condensed import Condensed, applies
 from bourn.solvers.interval_propagation import IntervalPropagation
 from bourn.solvers.methods import method
@@ -114,3 +115,45 @@ def test_bounds_hold_in_exact_arithmetic(large: float) -> None:
         exact = [sum((Fraction(c) * v for c, v in zip(row, value, strict=True)), Fraction(0.1)) for row in rows.outputs[0].tolist()]
         assert all(Fraction(b) <= v for b, v in zip(own, exact, strict=True))
         assert all(v - Fraction(b) <= Fraction(10) ** -9 * (1 + abs(v)) * 100 for b, v in zip(own, exact, strict=True))
+
+
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_ascent_raises_bounds_that_hold(kind: str) -> None:
+    """Slopes and weights by ascent: no worse than none, bounds of the sums by these weights, mostly better."""
+    graph = GRAPHS[kind]()
+    box, rows = boxes(graph, 12, 8), objectives(graph)
+    program = Condensed(graph, box, dict(IntervalPropagation().prepare(graph, box).bounds))
+    own = output_rows(graph, rows)
+    on = program.rows(own, rows.constant).on
+    which = torch.tensor([1, 4, 7, 9, 11])
+    begin = torch.full((len(which), len(rows)), 1 / len(rows), dtype=torch.float64)
+    slopes, weights = BoxClimb(steps=20).run(program, on[which], begin, which)
+    torch.testing.assert_close(weights.sum(1), torch.ones(len(which), dtype=torch.float64))
+    assert bool((weights >= 0).all())
+    below = {v: program.symbols[v].below.index_copy(0, which, slope) for v, slope in slopes.items()}
+    every = [torch.full((12, len(rows)), 1 / len(rows), dtype=torch.float64).index_copy(0, which, w) for w in (begin, weights)]
+    before, after = (
+        program.carry(program.rows(own, rows.constant, w[:, None]), lines).bounds[which, 0]
+        for w, lines in zip(every, (None, below), strict=True)
+    )
+    assert bool((after >= before - 1e-9).all())
+    points = torch.rand(200, 1, *graph.input_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    x = box.lower[which] + points * (box.upper - box.lower)[which]
+    values = graph.evaluate(x.flatten(0, 1)).flatten(1) @ rows.outputs[0].T + rows.constant
+    assert bool(((values.reshape(200, len(which), -1) * weights).sum(2).amin(0) >= after - 1e-9).all())
+    if kind in ("relu", "leaky", "residual"):
+        assert bool((after > before + 1e-3).sum() >= 3)
+
+
+def test_slopes_and_weights_come_near_the_linear_programs_optimum() -> None:
+    """The best sum of rows with the best slopes for it, against the linear program that has both."""
+    graph = GRAPHS["relu"]()
+    middle = torch.zeros(1, *graph.input_shape, dtype=torch.float64)
+    box, rows = Box(Interval(middle - 0.4, middle + 0.4)), objectives(graph)
+    program = Condensed(graph, box, dict(IntervalPropagation().prepare(graph, box).bounds))
+    on, which = program.rows(output_rows(graph, rows), rows.constant).on, torch.tensor([0])
+    slopes, weights = BoxClimb(steps=200, decay=0.98).run(program, on, torch.full((1, len(rows)), 1 / len(rows)).double(), which)
+    found = program.carry(program.rows(output_rows(graph, rows), rows.constant, weights[:, None]), slopes).bounds[0, 0]
+    summed = Objectives((weights @ rows.outputs[0])[:, None], None, (weights @ rows.constant[0])[None])
+    best = method("planet").prepare(graph, box, inner=program.bounds).minimise(summed).bound[0, 0]
+    assert best - 1e-3 <= found <= best + 1e-9

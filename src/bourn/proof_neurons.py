@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bourn.certificates.evidence import refutes
 from bourn.certificates.splits import Part
 from bourn.deadline import NEVER
 from bourn.errors import UsageError
@@ -17,7 +16,7 @@ from bourn.problem.input_set import Box
 from bourn.program.branches import CannotSplit, Multiplied, Parts, Shared
 from bourn.program.relaxed import RelaxedProgram
 from bourn.proof_cases import rounded
-from bourn.proof_trees import Grown, Left, halved, integers, planned
+from bourn.proof_trees import Grown, Left, halved, integers, planned, refutations
 from bourn.proving import SLACK, Proof, stated_of_parts
 from bourn.solvers.base import output_rows
 from bourn.solvers.branching import BRANCHING_NEURONS, Scene
@@ -182,21 +181,10 @@ class _Growing:
         multipliers = self.shared.multipliers(program, parts, chosen)
         bounds, own = rounded(program, rows, constant, _free(program), multipliers)
         bounds = bounds - self.rows.error(program, weights)
-        conjunction, weights = self.own.trees[k].conjunction, weights[:, self.groups[k]]
-        good = [
-            j for j, bound in enumerate(bounds[:, 0].tolist())
-            if refutes(conjunction, tuple(weights[j].tolist()), bound - 1e-6 * abs(bound))
-        ]
-        if not good:
-            return []
-        some = torch.tensor(good)
-        places = torch.tensor(which)[some]
-        for i in places.tolist():
-            del batch[i].chosen[k]
-        own = {v: type(m)(m.free[some] if len(m.free) > 1 else m.free, mu=(m.mu[0][some],)) for v, m in own.items()}
-        at = torch.arange(len(good))
-        stated = stated_of_parts(self.own.names, own, places, at, torch.zeros_like(at))
-        return [{"conjunction": k, "of": integers(places.tolist()), "weights": weights[some].numpy(), "multipliers": stated}]
+        good, written = refutations(self.own, k, which, weights[:, self.groups[k]], bounds, own)
+        for j in good:
+            del batch[which[j]].chosen[k]
+        return written
 
     def _by_program(self, part: Parts, box: Box, k: int, chosen: Multiplied, j: int) -> Multiplied:
         """A part without unstable neurons is a linear program in the input: its duals, where these are better."""

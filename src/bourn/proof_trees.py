@@ -21,10 +21,15 @@ from bourn.errors import UsageError
 from bourn.interval import Interval
 from bourn.problem.input_set import Box
 from bourn.problem.problem import Problem
-from bourn.program.linear_bounds import back_substitute
+from bourn.program.linear_bounds import Multipliers, back_substitute
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
-from bourn.proving import LINES, Level, Proof, bound_by_lines, lines_of
+from bourn.program.restrict import take_problems
+from bourn.proof_cases import rounded
+from bourn.proving import LINES, Level, Proof, bound_by_lines, lines_of, stated_of_parts
 from bourn.relaxations.base import LineRule
+from bourn.solvers.base import output_rows
+from bourn.solvers.box_ascent import BoxClimb
+from bourn.solvers.condensed import Condensed, applies
 from bourn.solvers.row_trees import RowTrees
 from bourn.solvers.subproblems import WeightedRows
 from bourn.solvers.tightening import refine, unstable
@@ -32,6 +37,8 @@ from bourn.solvers.tightening import refine, unstable
 _INPUTS_AT_ONCE, _EVERY = 256, 4
 """Parts of a chunk, and at every how manieth level of a tree those within it are bounded anew; leaves always are."""
 _ROW_BYTES = 1 << 23
+_LAST = BoxClimb(steps=30, step=0.3, decay=0.9)
+"""How leaves are refuted for which the lines of a rule do not do."""
 
 
 @dataclass(eq=False)
@@ -142,8 +149,8 @@ class _Growing:
         if refined:
             lower, upper = (torch.stack(ends).reshape(shape) for ends in zip(*((p.lower, p.upper) for p in batch), strict=True))
             program, inner = _refined(own.problem, Box(Interval(lower, upper)), batch)
-            refuted = [_refute(own, k, program, batch) for k in sorted({k for p in batch for k in ready(p.left, p.depth)})]
-            chunk["refuted"] = [r for r in refuted if len(r["of"])]
+            every = sorted({k for p in batch for k in ready(p.left, p.depth)})
+            chunk["refuted"] = [r for k in every for r in _refute(own, k, program, batch)]
         open_ = [i for i, p in enumerate(batch) if p.left]
         sides = _sides(own, program, batch)
         if open_:
@@ -180,8 +187,8 @@ def _refined(problem: Problem, box: Box, batch: list[_Box]) -> tuple[RelaxedProg
     return program, torch.cat(found, 2)
 
 
-def _refute(own: Grown, k: int, program: RelaxedProgram, batch: list[_Box]) -> dict[str, Any]:
-    """The parts on which a conjunction is refuted by its leaf's weights, where it is; it is then no longer left there."""
+def _refute(own: Grown, k: int, program: RelaxedProgram, batch: list[_Box]) -> list[dict[str, Any]]:
+    """The parts on which a conjunction is refuted by its leaf's weights or, by ascent, better ones; it is no longer left there."""
     which = [i for i, p in enumerate(batch) if k in ready(p.left, p.depth)]
     weights = torch.zeros(len(batch), len(own.rows[k]), dtype=torch.float64)
     for i in which:
@@ -191,9 +198,62 @@ def _refute(own: Grown, k: int, program: RelaxedProgram, batch: list[_Box]) -> d
         i for i in which
         if refutes(own.trees[k].conjunction, tuple(weights[i].tolist()), bounds[i] - 1e-9 * abs(bounds[i]))
     ]
+    found = [{"conjunction": k, "of": integers(good), "weights": weights[good].numpy(), "multipliers": LINES}] if good else []
+    rest = [i for i in which if i not in set(good)]
+    if rest and applies(program.graph):
+        climbed, more = _by_ascent(own, k, take_problems(program, torch.tensor(rest)), weights[rest], rest)
+        good, found = good + climbed, found + more
     for i in good:
         del batch[i].left[k]
-    return {"conjunction": k, "of": integers(good), "weights": weights[good].numpy(), "multipliers": LINES}
+    return found
+
+
+def _by_ascent(
+    own: Grown, k: int, program: RelaxedProgram, weights: Tensor, places: list[int]
+) -> tuple[list[int], list[dict[str, Any]]]:
+    """The same for some parts by slopes of their own."""
+    graph, rows = program.graph, own.rows[k]
+    assert isinstance(program.box, Box)
+    condensed = Condensed(graph, program.box, {z: program.bounds[z] for z in graph.pre_activations})
+    on = condensed.rows(output_rows(graph, rows.objectives), rows.objectives.constant).on
+    slopes, weights = _LAST.run(condensed, on, weights, torch.arange(len(weights)))
+    chosen = {}
+    for v in graph.nonlinear:
+        lines = program.lines[v]
+        below, above = lines.lower_slopes[0], lines.upper_slopes[0]
+        if v in slopes:
+            symbols = condensed.symbols[v]
+            flat = below.flatten(1)
+            own_slopes = torch.where(symbols.real, slopes[v], flat.gather(1, symbols.numbers))
+            below = flat.scatter(1, symbols.numbers, own_slopes).reshape(below.shape)
+        chosen[v] = Multipliers(program.free(v), (below[:, None],), (above[:, None],))
+    summed, constant = rows.rows(weights)
+    free = [v for v in graph.nonlinear if bool(program.free(v).any())]
+    bounds, stated = rounded(program, summed, constant, free, chosen)
+    good, found = refutations(own, k, places, weights, bounds - rows.error(program, weights), stated)
+    return [places[j] for j in good], found
+
+
+def refutations(
+    own: Grown, k: int, places: Sequence[int], weights: Tensor, bounds: Tensor, chosen: dict[int, Multipliers]
+) -> tuple[list[int], list[dict[str, Any]]]:
+    """Which of some parts ``bounds`` (B, 1) of sums by ``weights`` (B, M) at multipliers refute, and these as a chunk has them.
+
+    ``places``: the parts' places in the chunk.
+    """
+    conjunction = own.trees[k].conjunction
+    good = [
+        j for j, bound in enumerate(bounds[:, 0].tolist())
+        if refutes(conjunction, tuple(weights[j].tolist()), bound - 1e-6 * abs(bound))
+    ]
+    if not good:
+        return [], []
+    some, at = torch.tensor(good), torch.arange(len(good))
+    of = torch.tensor(places)[some]
+    free = {v: m.free.expand(len(places), *m.free.shape[1:])[some] for v, m in chosen.items()}
+    taken = {v: Multipliers(free[v], mu=tuple(mu[some] for mu in m.mu)) for v, m in chosen.items()}
+    stated = stated_of_parts(own.names, taken, of, at, torch.zeros_like(at))
+    return good, [{"conjunction": k, "of": integers(of.tolist()), "weights": weights[some].numpy(), "multipliers": stated}]
 
 
 def _sides(own: Grown, program: RelaxedProgram | None, batch: list[_Box]) -> list[tuple[int, float]]:

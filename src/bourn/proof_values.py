@@ -12,17 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bourn.certificates.evidence import refutes
 from bourn.certificates.splits import Part
 from bourn.errors import UsageError
 from bourn.interval import Interval
 from bourn.network.graph import Graph
-from bourn.program.linear_bounds import Multipliers, back_substitute
+from bourn.program.linear_bounds import back_substitute
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.program.restrict import take_problems
 from bourn.proof_cases import rounded
-from bourn.proof_trees import Grown, Left, halved, integers, planned
-from bourn.proving import LINES, SLACK, Proof, bound_by_lines, place_of, stated_of_parts
+from bourn.proof_trees import Grown, Left, halved, integers, planned, refutations
+from bourn.proving import LINES, SLACK, Proof, bound_by_lines, place_of
 from bourn.relaxations.base import LineRule
 from bourn.solvers.base import join
 from bourn.solvers.dual_ascent import DualAscent
@@ -230,22 +229,10 @@ class _Growing:
         nodes = [v for v in self.graph.nonlinear if bool(own.free(v).any())]
         bounds, chosen = rounded(own, rows, constant, nodes, ascent.climb(own, rows, constant, self.own.deadline))
         bounds = bounds - self.rows.error(own, weights)
-        conjunction, weights = self.own.trees[k].conjunction, weights[:, self.groups[k]]
-        values = bounds[:, 0].tolist()
-        good = [j for j, b in enumerate(values) if refutes(conjunction, tuple(weights[j].tolist()), b - 1e-6 * abs(b))]
+        good, written = refutations(self.own, k, which, weights[:, self.groups[k]], bounds, chosen)
         for j in good:
             del batch[which[j]].left[k]
-        scores = scores_of(own, back_substitute(own, rows, constant, {0, *self.graph.nonlinear}, chosen).kept)
-        if not good:
-            return [], scores
-        at = torch.tensor(good)
-        of = torch.arange(len(good))
-        free = {v: m.free.expand(len(which), *m.free.shape[1:])[at] for v, m in chosen.items()}
-        taken = {v: Multipliers(free[v], mu=tuple(mu[at] for mu in m.mu)) for v, m in chosen.items()}
-        stated = stated_of_parts(self.own.names, taken, some[at], of, torch.zeros_like(of))
-        return [
-            {"conjunction": k, "of": integers(some[at].tolist()), "weights": weights[at].numpy(), "multipliers": stated}
-        ], scores
+        return written, scores_of(own, back_substitute(own, rows, constant, {0, *self.graph.nonlinear}, chosen).kept)
 
     # splits
 

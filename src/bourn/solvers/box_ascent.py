@@ -29,7 +29,7 @@ class BoxClimb:
     memory: float = 0.8
 
     def run(self, program: Condensed, rows: Tensor, weights: Tensor, which: Tensor) -> tuple[dict[int, Tensor], Tensor]:
-        """The best slopes (A, u) of nodes' symbols and weights (A, M) of rows (A, M, C) found, of the A boxes numbered ``which``."""
+        """The best slopes (A, u) of symbols, by node, and weights (A, M) of rows (A, M, C), of the boxes numbered ``which``."""
         climb = _Climb(self, program, rows, weights, which)
         for step in range(self.steps + 1):
             climb.look(step)

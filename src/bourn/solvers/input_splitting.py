@@ -1,7 +1,8 @@
 """Branch and bound on the input: boxes are halved until every part of the input set is decided.  For few inputs.
 
 Every part is bounded by back-substitution (CROWN), many in one batch; of a pre-activation only the entries that its parent left
-unstable are bounded anew, for a bound that holds on the parent holds on its halves.
+unstable are bounded anew, for a bound that holds on the parent holds on its halves.  Where that refutes no conjunction, a few
+steps of ascent (``box_ascent.py``) choose slopes for the objective, and weights for the conjunction's rows.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from bourn.solvers.subproblems import (
 )
 from bourn.solvers.tightening import widest
 
-METHOD = "CROWN on a part of the input set"
+METHOD = "CROWN on a part of the input set, or alpha-CROWN where that is better"
 
 
 @dataclass(frozen=True)
