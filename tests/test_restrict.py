@@ -16,6 +16,7 @@ from bourn.relaxations.base import LineRule
 from bourn.relaxations.relu import ReLU
 from bourn.solvers.back_substitution import BackSubstitution, bound_both
 from bourn.solvers.base import identity_rows
+from bourn.solvers.dual_ascent import DualAscent
 from networks import Layers, random
 
 
@@ -49,7 +50,13 @@ def residual(layers: Layers) -> Graph:
     return layers.builder.build(layers.convolution(joined, 2, (1, 1)))
 
 
-KINDS = (plain, dilated_in_groups, affine_after_affine, residual)
+def affine_first(layers: Layers) -> Graph:
+    """As networks that normalise their images: what is padded is an affine value, and the mask that sees to that is never free."""
+    node = layers.act(layers.convolution(layers.offset(layers.scale(0)), 3, (3, 3), stride=(2, 2), padding=(1, 1)), ReLU())
+    return layers.builder.build(layers.convolution(node, 2, (2, 2), padding=(1, 1)))
+
+
+KINDS = (plain, dilated_in_groups, affine_after_affine, residual, affine_first)
 
 
 def both_ways(program: RelaxedProgram, target: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -79,6 +86,25 @@ def test_receptive_fields_bound_what_the_whole_network_does(kind: object, rule: 
         for problem in range(program.batch):
             values = graph.evaluate(points[problem]).flatten(1)
             assert bool((values >= low[problem]).all() & (values <= high[problem]).all())
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
+def test_ascent_through_receptive_fields_improves_what_the_whole_network_says(kind: object) -> None:
+    assert callable(kind)
+    gained = False
+    for seed in range(3):
+        generator = random(seed)
+        graph = kind(Layers((1, 2, 12, 12), generator))
+        region = ball(graph, generator, 2)
+        prepared = BackSubstitution(LineRule.AREA).prepare(graph, region)
+        closed = prepared.node(graph.output)
+        found = DualAscent(steps=5).prepare(graph, region, inner=prepared.bounds).node(graph.output)
+        assert bool((found.lower >= closed.lower - 1e-9).all() & (found.upper <= closed.upper + 1e-9).all())
+        gained |= bool((found.lower > closed.lower + 1e-6).any())
+        for problem, points in enumerate(region.sample(50)):
+            values = graph.evaluate(points)
+            assert bool((values >= found.lower[problem]).all() & (values <= found.upper[problem]).all())
+    assert gained
 
 
 def test_windows_as_large_as_the_network_gain_nothing() -> None:

@@ -50,10 +50,13 @@ class RelaxedProgram:
         """Where a nonlinear node keeps a multiplier of its own (bool, (B, *shape)).
 
         It does where it is not affine on its interval, and where its bounds were imposed.  Entries with an infinite end
-        keep their lines, which have one multiplier for all.
+        keep their lines, which have one multiplier for all.  A node that was made as lines alone (a mask) has no bounds to be free in.
         """
-        operation, bounds = self.graph.nodes[node].operation, self.inputs_of(node)
+        operation = self.graph.nodes[node].operation
         assert isinstance(operation, Nonlinearity)
+        if any(z not in self.bounds for z in self.graph.nodes[node].inputs):
+            return torch.zeros_like(self.lines[node].lower_offset, dtype=torch.bool)
+        bounds = self.inputs_of(node)
         open_ = ~operation.stable(*bounds)
         for z in self.graph.nodes[node].inputs:
             if z in self.imposed:
