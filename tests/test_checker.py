@@ -22,11 +22,12 @@ from bourn_check.dual import Dual
 from bourn_check.network import Network, PiecewiseLinear
 from bourn_check.readers.onnx import read_network
 from bourn_check.readers.vnnlib import read_specification
+from bourn_check.sets.box import Box
 from certificate_files import convolutional, evaluated, mlp, proved
 from onnx_models import model, node, numbers
 
 CHECKER = Path(__file__).resolve().parent.parent / "src" / "bourn_check"
-READERS, NODES = "readers", "nodes"
+READERS, NODES, SETS = "readers", "nodes", "sets"
 ARITHMETICS = ("float", "ball", "rational")
 
 
@@ -67,10 +68,11 @@ SEMANTICS = "semantics.py"
 
 def test_it_is_small_enough_to_be_read() -> None:
     counts = {p.relative_to(CHECKER): lines_of_code(p) for p in CHECKER.rglob("*.py")}
-    rooms = {room: {p: n for p, n in counts.items() if p.parts[0] == room} for room in (READERS, NODES)}
+    rooms = {room: {p: n for p, n in counts.items() if p.parts[0] == room} for room in (READERS, NODES, SETS)}
     core = {p: n for p, n in counts.items() if p.parts[0] not in (*rooms, *COMMAND, SEMANTICS)}
     assert sum(rooms[READERS].values()) <= 600, f"{sum(rooms[READERS].values())} lines of code read files"
     assert max(rooms[NODES].values()) <= 60, f"lines of code of a nonlinear function: {rooms[NODES]}"
+    assert max(rooms[SETS].values()) <= 60, f"lines of code of a kind of input set: {rooms[SETS]}"
     assert counts[Path(SEMANTICS)] <= 160
     assert sum(core.values()) <= 1000, f"{sum(core.values())} lines of code check: {core}"
 
@@ -159,7 +161,7 @@ def test_rows_carried_back_are_the_networks_transpose(name: str) -> None:
         values = upto.evaluate(own.exact(x[None]), own)
         bounds[output] = np.stack([values.lower(), values.upper()])
     y = net.evaluate(own.exact(x[None]), own)
-    dual = Dual(net, own, bounds)
+    dual = Dual(net, own, bounds, Box())
     for sign in (1.0, -1.0):
         found = dual.bound({"y": (own.exact(sign * np.eye(3)), np.arange(3))}, own.exact(np.zeros(3)), {})
         assert (found <= (sign * y.upper()[0] if sign > 0 else -y.lower()[0])).all()
@@ -175,9 +177,9 @@ def test_the_example_checked_by_hand() -> None:
     net, own = read_network(model(nodes, {"x": [1, 2]}, constants).SerializeToString(), "net"), arithmetic("rational")
     ends = {"": np.stack([-np.ones((1, 2)), np.ones((1, 2))])}
     both = np.vstack([np.eye(2), -np.eye(2)])
-    bounds = Dual(net, own, ends).bound({"z": (own.exact(both), np.arange(2))}, own.exact(np.zeros(4)), "interval")
+    bounds = Dual(net, own, ends, Box()).bound({"z": (own.exact(both), np.arange(2))}, own.exact(np.zeros(4)), "interval")
     assert bounds.tolist() == [-2, -2, -2, -2]
-    dual = Dual(net, own, {**ends, "a": np.stack([bounds[None, :2], -bounds[None, 2:]])})
+    dual = Dual(net, own, {**ends, "a": np.stack([bounds[None, :2], -bounds[None, 2:]])}, Box())
     for mu, value in (((0.5, -0.5), 0.5), ((0, 0), 0.5), ((1, 0), -0.5)):
         chosen = {"a": (np.zeros(2, dtype=np.int64), np.arange(2), np.array(mu, dtype=np.float64))}
         assert dual.bound({"y": (own.exact(np.ones((1, 1))), np.arange(1))}, own.exact(np.zeros(1)), chosen).tolist() == [value]
@@ -211,7 +213,7 @@ def test_what_the_reader_does_not_know_it_refuses(nodes: list[onnx.NodeProto], w
 def test_a_row_that_no_step_takes_up_is_no_bound() -> None:
     own = arithmetic("rational")
     ends = {"": np.stack([-np.ones((1, 3)), np.ones((1, 3))])}
-    dual = Dual(read_network(mlp(0).SerializeToString(), "net"), own, ends)
+    dual = Dual(read_network(mlp(0).SerializeToString(), "net"), own, ends, Box())
     with pytest.raises(NotAProof, match="nothing computes"):
         dual.bound({"W0": (own.exact(np.ones((1, 15))), np.arange(15))}, own.exact(np.zeros(1)), "interval")
 
@@ -241,7 +243,7 @@ def test_a_specification_means_what_it_says() -> None:
             fx, fy = Fraction(x), Fraction(y)
             meant = Fraction("0.1") <= fx <= 1 and not (fy < 6 and (fx > Fraction("0.5") or fy == 1))
             said = any(
-                d.contains([fx])
+                d.nearest([fx]) == (fx,)
                 and all(
                     (v < 0 if r.strict else v <= 0)
                     for r in d.rows

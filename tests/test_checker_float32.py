@@ -20,6 +20,7 @@ from bourn_check.dual import Dual
 from bourn_check.network import Network, Nonlinear, PiecewiseLinear, Product, Scale, Shift, Sum
 from bourn_check.readers.onnx import read_network
 from bourn_check.semantics import SMALL, Float32, Within, evaluated
+from bourn_check.sets.box import Box
 from certificate_files import Files, convolutional, mlp, proved, specification
 from onnx_models import model, node, numbers
 
@@ -105,9 +106,7 @@ def product(own: Product, x: Array, rng: np.random.Generator, bias: Array | None
 
 def in_float32(net: Network, x: Array, rng: np.random.Generator) -> dict[str, Array]:
     """Every tensor at a float32 input."""
-    values, start, steps = {}, 0, {s.output: s for s in net.steps}
-    for name, size in net.inputs:
-        values[name], start = x[start : start + size], start + size
+    values, steps = {"": x}, {s.output: s for s in net.steps}
     for step in net.steps:
         inputs = [values[i] for i in step.inputs]
         source = steps.get(step.inputs[0]) if step.inputs else None
@@ -118,9 +117,7 @@ def in_float32(net: Network, x: Array, rng: np.random.Generator) -> dict[str, Ar
 
 def shares(net: Network, values: dict[str, Array]) -> list[float]:
     """Of every error that there is how much was used, at most, by float32 values of the tensors; of each that is known."""
-    own, exact, found = arithmetic("float"), {}, []
-    for name, _ in net.inputs:
-        exact[name] = values[name].astype(np.float64)
+    own, exact, found = arithmetic("float"), {"": values[""].astype(np.float64)}, []
     for step in net.steps:
         inputs = [own.exact(exact[i][None]) for i in step.inputs]
         if isinstance(step.operation, Within):
@@ -141,7 +138,7 @@ NETWORKS = [mlp(0, (40, 40), 20), mlp(1, (30, 30), 10, activation="LeakyRelu"), 
 @pytest.mark.parametrize("built", NETWORKS, ids=["mlp", "leaky", "convolution", "convolution-5"])
 def test_errors_hold_on_every_node_in_every_order(built: onnx.ModelProto) -> None:
     net, rng, used = read(built), np.random.default_rng(0), []
-    size = net.inputs[0][1]
+    size = net.inputs
     on = net.on(box(net, np.zeros(size), np.ones(size)))
     for _ in range(12):
         x = rng.uniform(size=size).astype(F)
@@ -166,7 +163,7 @@ def test_errors_hold_for_sums_that_are_as_bad_as_can_be() -> None:
     for term in x:
         total = total + term
     on = net.on(box(net, x.astype(np.float64), x.astype(np.float64)))
-    (used, *_) = shares(on, {"x": x, "z": np.array([total])})
+    (used, *_) = shares(on, {"": x, "z": np.array([total])})
     assert 0.4 < used <= 1.0
 
 
@@ -183,12 +180,12 @@ def test_errors_hold_for_onnxruntime(optimised: bool) -> None:
         if not optimised:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = onnxruntime.InferenceSession(named.SerializeToString(), options)
-        size = net.inputs[0][1]
+        size = net.inputs
         on = net.on(box(net, np.zeros(size), np.ones(size)))
         for _ in range(3):
             x = rng.uniform(size=size).astype(F)
             found = session.run(None, {"x": x.reshape([d.dim_value for d in built.graph.input[0].type.tensor_type.shape.dim])})
-            values = {o.name: v.ravel() for o, v in zip(session.get_outputs(), found, strict=True)} | {"x": x}
+            values = {o.name: v.ravel() for o, v in zip(session.get_outputs(), found, strict=True)} | {"": x}
             assert max(shares(on, values)) <= 1.0
 
 
@@ -199,7 +196,7 @@ def bounded(net: Network, lower: Array, upper: Array) -> dict[str, Array]:
         (source,) = step.inputs
         size = net.sizes[source]
         unit = np.concatenate([np.eye(size), -np.eye(size)])
-        dual = Dual(net.on(ends), own, ends)
+        dual = Dual(net.on(ends), own, ends, Box())
         found = dual.bound({source: (own.exact(unit), np.arange(size))}, own.exact(np.zeros(2 * size)), "lines")
         ends = {**ends, name: np.stack([found[None, :size], -found[None, size:]])}
     return ends

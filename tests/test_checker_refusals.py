@@ -94,7 +94,7 @@ FAULTS: dict[Callable[[Manifest, Arrays, Chunks], None], str] = {
     dropped_conjunction: "nothing refutes conjunction",
     smaller_box: "nothing refutes conjunction 0",
     other_hash: "another network",
-    negative_weight: "a weight of conjunction 0 is below 0",
+    negative_weight: "a weight is below 0",
     no_weight: "a bound of .* does not refute conjunction 0",
     other_verdict: "the witness is not in the set",
 }

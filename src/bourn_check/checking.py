@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def check(
                     raise NotAProof(f"it is about another {what}: the SHA-256 differs")
             net = evaluated(read_network(files["network"], str(network)), files["network"], semantics)
             asked = read_specification(files["specification"], str(specification))
-            if sum(size for _, size in net.inputs) != asked.inputs or sum(size for _, size in net.outputs) < asked.outputs:
+            if net.inputs != asked.inputs or sum(size for _, size in net.outputs) < asked.outputs:
                 raise Unreadable(f"the network has not the {asked.inputs} inputs and {asked.outputs} outputs of the specification")
             return _Checking(own, net, asked, arithmetic(how)).verdict()
         except ArithmeticError as error:
@@ -100,19 +101,22 @@ class _Checking:
 
     def _sat(self) -> None:
         x = self.own.floats(self.own.manifest.get("witness"), "witness", self.asked.inputs)
-        point = [Fraction(v) for v in x.tolist()]
-        y = self.network.evaluate(self.arithmetic.exact(x[None]), self.arithmetic).reshape(self.outputs)
         for disjunct in self.asked.disjuncts:
-            if disjunct.contains(point) and all(self._holds(row, point, y) for row in disjunct.rows):
+            point = disjunct.nearest([Fraction(v) for v in x.tolist()])
+            if self.asked.inside.contains(point) and all(self._holds(row, point) for row in disjunct.rows):
                 return
         raise NotAProof("the witness is not in the set, or its outputs do not certainly satisfy the specification")
 
-    def _holds(self, row: Row, x: list[Fraction], y: Values) -> bool:
+    @lru_cache(maxsize=1)  # noqa: B019
+    def _outputs(self, x: tuple[Fraction, ...]) -> Values:
+        return self.network.evaluate(self.arithmetic.numbers(x).reshape(1, len(x)), self.arithmetic).reshape(self.outputs)
+
+    def _holds(self, row: Row, x: tuple[Fraction, ...]) -> bool:
         constant = row.constant + sum((c * x[i] for i, c in row.inputs), Fraction(0))
         value = self.arithmetic.numbers([constant])
         if row.outputs:
             at = np.array([i for i, _ in row.outputs])
-            terms = y.columns(at) * self.arithmetic.numbers([c for _, c in row.outputs])
+            terms = self._outputs(x).columns(at) * self.arithmetic.numbers([c for _, c in row.outputs])
             value = value + terms.total().reshape(1)
         top = float(value.upper()[0])
         return top < 0 if row.strict else top <= 0
@@ -127,19 +131,17 @@ class _Checking:
             where = f"case {number}"
             lower = self.own.floats(case.get("lower"), where, self.asked.inputs)
             upper = self.own.floats(case.get("upper"), where, self.asked.inputs)
-            conjunctions = [
-                tuple(self._row(r, f"{where}, conjunction {k}") for r in items(own, "rows", where))
-                for k, own in enumerate(items(case, "conjunctions", where))
-            ]
-            tree = Tree(self.own, self.network, self.arithmetic, conjunctions, lower, upper)
+            conjunctions = [self._rows(own, "rows", where) for own in items(case, "conjunctions", where)]
+            given, inside = self._rows(case, "given", where), self.asked.inside
+            tree = Tree(self.own, self.network, self.arithmetic, conjunctions, given, inside, lower, upper)
             while tree.pending:
                 tree.chunk(self.own.read(f"chunks/{chunk}.json"), f"{where}, chunk {chunk}")
                 chunk += 1
             self.rows += tree.rows
             self.parts += tree.count
-            for used in map(frozenset, tree.used):
-                for row in used:
-                    proved.setdefault(row, []).append((lower, upper, used))
+            for weighted in tree.used:
+                for row in weighted:
+                    proved.setdefault(row, []).append((lower, upper, frozenset(weighted | {*given})))
         for number, disjunct in enumerate(self.asked.disjuncts):
             if not any(self._applies(found, disjunct) for row in disjunct.rows for found in proved.get(row, [])):
                 raise NotAProof(f"nothing refutes conjunction {number} of the specification: {disjunct}")
@@ -156,19 +158,16 @@ class _Checking:
             self.inside[key] = disjunct.within(lower, upper)
         return self.inside[key]
 
-    def _row(self, stated: dict[str, Any], where: str) -> Row:
-        def terms(key: str, size: int) -> tuple[tuple[int, Fraction], ...]:
-            found = stated.get(key, [])
-            try:
-                pairs = [(i, exact(c, where)) for i, c in found]
-            except (TypeError, ValueError):
-                raise Unreadable(f"manifest.json: {where}: {key!r} is no list of pairs") from None
-            if not all(type(i) is int and 0 <= i < size for i, _ in pairs):
-                raise Unreadable(f"manifest.json: {where}: {key!r} names what is not there")
-            return tuple(sorted(pairs))
+    def _rows(self, holder: dict[str, Any], key: str, where: str) -> tuple[Row, ...]:
+        return tuple(self._row(stated, where) for stated in items(holder, key, where))
 
+    def _row(self, stated: dict[str, Any], where: str) -> Row:
+        try:
+            outputs, inputs = (tuple(sorted((i, exact(c, where)) for i, c in stated.get(k, []))) for k in ("outputs", "inputs"))
+        except (TypeError, ValueError):
+            raise Unreadable(f"manifest.json: {where}: a row is no list of pairs") from None
         strict = stated.get("strict", False)
-        if type(strict) is not bool:
-            raise Unreadable(f"manifest.json: {where}: 'strict' is true or false")
-        constant = exact(stated.get("constant", "0"), where)
-        return Row(terms("outputs", self.outputs), terms("inputs", self.asked.inputs), constant, strict)
+        places = [(i, self.outputs) for i, _ in outputs] + [(i, self.asked.inputs) for i, _ in inputs]
+        if type(strict) is not bool or not all(type(i) is int and 0 <= i < size for i, size in places):
+            raise Unreadable(f"manifest.json: {where}: a row names what is not there")
+        return Row(outputs, inputs, exact(stated.get("constant", "0"), where), strict)

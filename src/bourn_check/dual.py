@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from bourn_check.arithmetic import Arithmetic, Floats, Index, Values
 from bourn_check.errors import NotAProof
 from bourn_check.network import Affine, Network, Nonlinear, Part, of_rows
+from bourn_check.sets.box import Box
 
 INTERVAL, LINES, PARALLEL = RULES = "interval", "lines", "parallel"
 """Rules for mu: all 0, which is interval propagation through the last affine steps; of unstable entries the slopes of two lines,
@@ -43,6 +44,7 @@ class Dual:
     network: Network
     arithmetic: Arithmetic
     ends: Ends
+    inside: Box
 
     def bound(self, rows: Mapping[str, Part], constant: Values, chosen: Chosen, of: Index | None = None) -> Floats:
         """Lower bounds (M,) of sum over tensors of rows[v] . v, plus ``constant``, rounded down to float64.
@@ -66,13 +68,9 @@ class Dual:
                 total = total + said
             for source, part in zip(step.inputs, parts, strict=False):
                 add(pending, source, *part)
-        start = 0
-        for name, size in self.network.inputs:
-            if name in pending:
-                row, at = pending.pop(name)
-                lower, upper = (of_rows(end[:, start + at], of) for end in self.ends[""])
-                total = total + row.scaled(lower).minimum(row.scaled(upper)).total()
-            start += size
+        if "" in pending:
+            row, at = pending.pop("")
+            total = total + self.inside.least(row, at, [of_rows(end[:, at], of) for end in self.ends[""]], self.arithmetic)
         if pending:  # else what they say would be taken for 0
             raise NotAProof(f"a row on {min(pending)!r}, which nothing computes")
         return total.lower()

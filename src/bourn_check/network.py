@@ -40,7 +40,6 @@ class Move(Affine):
     """Entries by flat index; -1 stands for 0."""
 
     index: Index
-    size: int
 
     def backward(self, rows: Values, at: Index, arithmetic: Arithmetic) -> Backward:
         index = self.index[at]
@@ -52,7 +51,7 @@ class Move(Affine):
     def forward(self, inputs: Sequence[Values], arithmetic: Arithmetic) -> Values:
         zero = arithmetic.exact(np.zeros((inputs[0].shape[0], 1)))
         extended = arithmetic.joined([inputs[0], zero])
-        return extended.columns(np.where(self.index < 0, self.size, self.index))
+        return extended.columns(np.where(self.index < 0, inputs[0].shape[1], self.index))
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,13 +239,13 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """Steps in order; ``inputs`` and ``outputs`` with their sizes, side by side in declaration order.
+    """Steps in order, from "", the inputs side by side, of which there are so many, on; ``outputs`` with their sizes, in order.
 
     ``places``: how many places an image has, entry e being at place e modulo it.
     """
 
     steps: tuple[Step, ...]
-    inputs: tuple[tuple[str, int], ...]
+    inputs: int
     outputs: tuple[tuple[str, int], ...]
     sizes: dict[str, int]
     places: dict[str, int]
@@ -262,10 +261,7 @@ class Network:
 
     def evaluate(self, x: Values, arithmetic: Arithmetic) -> Values:
         """Enclosures of the outputs (1, n) at inputs (1, n)."""
-        values, start = {}, 0
-        for name, size in self.inputs:
-            values[name] = x.columns(np.arange(start, start + size))
-            start += size
+        values = {"": x}
         for step in self.on({"": np.stack([x.lower(), x.upper()])}).steps:
             operation, inputs = step.operation, [values[i] for i in step.inputs]
             z: Any = inputs if isinstance(operation, Affine) else arithmetic.joined(inputs)

@@ -177,11 +177,7 @@ class Float32(Network):
     def on(self, ends: Mapping[str, Floats]) -> Network:
         """With the errors of what the hull of all parts admits; raises :class:`NotAProof` where a number might overflow."""
         hull = {name: (lower.min(0), upper.max(0)) for name, (lower, upper) in ends.items()}
-        found: dict[str, Rounded] = {}
-        start, steps = 0, []
-        for name, size in self.inputs:
-            found[name] = Rounded(np.maximum(*np.abs(hull[""]))[start : start + size])
-            start += size
+        found, steps = {"": Rounded(np.maximum(*np.abs(hull[""])))}, []
         for step in self.steps:
             x = [found[name] for name in step.inputs]
             if isinstance(step.operation, Nonlinear):

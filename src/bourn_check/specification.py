@@ -9,10 +9,8 @@ from fractions import Fraction
 from functools import cached_property
 
 from bourn_check.arithmetic import Floats
+from bourn_check.sets.box import Box, End, Ends
 
-End = Fraction | float
-"""Exact, or an infinity."""
-Ends = dict[int, tuple[End, End]]
 Terms = tuple[tuple[int, Fraction], ...]
 
 
@@ -47,9 +45,9 @@ class Disjunct:
         ends = (self.end(i) for i in range(self.inputs))
         return all(a <= low and high <= b for a, (low, high), b in zip(lower.tolist(), ends, upper.tolist(), strict=True))
 
-    def contains(self, x: Sequence[Fraction]) -> bool:
-        """Whether a point lies in its box."""
-        return all(low <= v <= high for v, (low, high) in zip(x, (self.end(i) for i in range(self.inputs)), strict=True))
+    def nearest(self, x: Sequence[Fraction]) -> tuple[Fraction, ...]:
+        """The point of its box nearest to x."""
+        return tuple(Fraction(min(max(v, low), high)) for v, (low, high) in zip(x, map(self.end, range(self.inputs)), strict=True))
 
     def __str__(self) -> str:
         shown = [*(f"{float(c):+g} Y_{i}" for row in self.rows[:1] for i, c in row.outputs[:6])]
@@ -63,3 +61,4 @@ class Specification:
     inputs: int
     outputs: int
     disjuncts: tuple[Disjunct, ...]
+    inside: Box

@@ -7,7 +7,7 @@ the multipliers in the certificate give, here and now.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from bourn_check.certificate import Certificate, items
 from bourn_check.dual import RULES, Chosen, Dual, add
 from bourn_check.errors import NotAProof, Unreadable
 from bourn_check.network import Network, Nonlinear, Part, Step
+from bourn_check.sets.box import Box
 from bourn_check.specification import Row
 
 _NUMBERS, _ROWS = 1 << 17, 96
@@ -49,12 +50,17 @@ class _Part:
 
 @dataclass(eq=False)
 class Tree:
-    """The parts of a box, on each of which every conjunction is to be refuted; ``used``: of each the rows with a weight."""
+    """The parts of a box, on each of which every conjunction is to be refuted; ``used``: of each the rows with a weight.
+
+    ``given``: rows that hold where a conjunction does, by which all bounds may be weighted.
+    """
 
     own: Certificate
     network: Network
     arithmetic: Arithmetic
     conjunctions: Sequence[tuple[Row, ...]]
+    given: tuple[Row, ...]
+    inside: Box
     lower: Floats
     upper: Floats
     count: int = 1
@@ -78,7 +84,7 @@ class Tree:
             raise NotAProof(f"{where}: it is about parts that are not open")
         parts = [self.pending.pop(n) for n in numbers.tolist()]
         ends = {name: np.stack([p.own(name) for p in parts], 1) for name in ("", *self.steps)}
-        dual = Dual(self.network.on(ends), self.arithmetic, ends)
+        dual = Dual(self.network.on(ends), self.arithmetic, ends, self.inside)
         for bounds in items(stated, "bounds", where):
             dual = self._bounded(dual, bounds, where)
         alive = np.all([(lower <= upper).all(1) for lower, upper in dual.ends.values()], axis=0)
@@ -133,27 +139,29 @@ class Tree:
         if "cases" in stated:
             cases = read_cases(self.own, stated["cases"], self.reads, len(of), here)
             made, found, every = lambda some: rows(cases.row[some]), np.full(len(of), np.inf), np.arange(len(cases.row))
-            np.minimum.at(found, cases.row, self._bound(dual, of[cases.row], every, made, stated.get("multipliers"), here, cases))
+            np.minimum.at(found, cases.row, self._bound(dual, of[cases.row], every, made, stated, here, cases))
         else:  # those that stand on the same entries together
             order = np.lexsort((entries, entries % self.network.places[sources[0]]))
-            found = self._bound(dual, of, order, rows, stated.get("multipliers"), here)
+            found = self._bound(dual, of, order, rows, stated, here)
         np.maximum.at(known[0], (of[~above], entries[~above]), found[~above])
         np.minimum.at(known[1], (of[above], entries[above]), -found[above])
-        return Dual(self.network.on(ends := {**dual.ends, name: known}), self.arithmetic, ends)
+        return replace(dual, network=self.network.on(ends := {**dual.ends, name: known}), ends=ends)
 
     def _bound(
         self, dual: Dual, of: Index, order: Index, rows: Callable[[Index], Rows], stated: Any, where: str, by: Cases | None = None
     ) -> Floats:
         """The bounds of rows or their leaves, each about the part ``of``, a set of them at a time, in an ``order``."""
         count = dual.ends[""].shape[1]
-        chosen = self._multipliers(stated, of, count, where)
+        chosen = self._multipliers(stated.get("multipliers"), of, count, where)
+        given = self._weights(stated["given"], where, len(of), self.given) if "given" in stated else None
         found, most = np.zeros(len(of)), max(_ROWS, _NUMBERS // max(self.network.sizes.values()))
-        for start in range(0, len(of), most):
-            some = order[start : start + most]
+        for first in range(0, len(of), most):
+            some = order[first : first + most]
             own, part = dual, None if count == 1 else of[some]
             if by is not None:
-                own, part = Dual(dual.network, dual.arithmetic, by.narrowed(dual.ends, of[some], some)), np.arange(len(some))
-            found[some] = own.bound(*rows(some), chosen(some), part)
+                own, part = replace(dual, ends=by.narrowed(dual.ends, of[some], some)), np.arange(len(some))
+            start = rows(some) if given is None else self._weighted(self.given, given[some], *rows(some))
+            found[some] = own.bound(*start, chosen(some), part)
         self.rows += len(of)
         return found
 
@@ -191,11 +199,9 @@ class Tree:
         if type(k) is not int or not 0 <= k < len(self.conjunctions):
             self.own.fail(where, f"there is no conjunction {str(k)[:40]}")
         rows, of = self.conjunctions[k], self.own.indices(stated.get("of"), where, dual.ends[""].shape[1], ascending=True)
-        weights = self.own.floats(stated.get("weights"), where, len(of), len(rows))
-        if (weights < 0).any():
-            raise NotAProof(f"{where}: a weight of conjunction {k} is below 0")
-        made = lambda some: self._weighted(rows, weights[some])  # noqa: E731
-        bound = self._bound(dual, of, np.arange(len(of)), made, stated.get("multipliers"), where)
+        weights = self._weights(stated.get("weights"), where, len(of), rows)
+        made = lambda some: self._weighted(rows, weights[some], {}, self.arithmetic.exact(np.zeros(len(some))))  # noqa: E731
+        bound = self._bound(dual, of, np.arange(len(of)), made, stated, where)
         strict = (weights * np.array([row.strict for row in rows]) > 0).any(1)
         proved = (bound > 0) | (strict & (bound >= 0))
         for part, good, value in zip(of.tolist(), proved.tolist(), bound.tolist(), strict=True):
@@ -207,15 +213,20 @@ class Tree:
             yield part, k
         self.used[k] |= {row for row, some in zip(rows, (weights.max(0, initial=0.0) > 0).tolist(), strict=True) if some}
 
-    def _weighted(self, rows: Sequence[Row], weights: Floats) -> Rows:
-        """Sums of a conjunction's rows by weights (M, K), as rows on outputs and inputs, and constants."""
+    def _weights(self, stated: Any, where: str, count: int, rows: Sequence[Row]) -> Floats:
+        """Weights (count, K) of rows, at least 0."""
+        weights = self.own.floats(stated, where, count, len(rows))
+        if (weights < 0).any():
+            raise NotAProof(f"{where}: a weight is below 0")
+        return weights
+
+    def _weighted(self, rows: Sequence[Row], weights: Floats, start: dict[str, Part], constant: Values) -> Rows:
+        """Sums of rows by weights (M, K), added to what there is."""
         own = self.arithmetic
-        start: dict[str, Part] = {}
-        constant = own.exact(np.zeros(len(weights)))
         for k, row in enumerate(rows):
             weight = own.exact(weights[:, k : k + 1])
             constant = constant + (weight * own.numbers([row.constant])).reshape(len(weights))
-            for terms, tensors in ((row.outputs, self.network.outputs), (row.inputs, self.network.inputs)):
+            for terms, tensors in ((row.outputs, self.network.outputs), (row.inputs, (("", self.network.inputs),))):
                 begin = 0
                 for name, size in tensors:
                     at = [(i - begin, c) for i, c in terms if begin <= i < begin + size]

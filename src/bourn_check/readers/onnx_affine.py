@@ -28,10 +28,11 @@ def _gemm(reader: Reader, node: Node) -> None:
 def _matmul(reader: Reader, node: Node) -> None:
     constant = 1 if node.is_constant(1) else 0
     weight, shape = node.weights(constant), node.shape(1 - constant)
-    if weight.ndim != 2 or len(shape) < 2 or shape[-1 if constant else -2] != weight.shape[0 if constant else 1]:
+    if weight.ndim != 2 or shape[-1 if constant else -2 :][:1] != weight.shape[0 if constant else 1 :][:1]:
         raise reader.fail(f"a product of {node.shape(0)} and {node.shape(1)}")
-    if constant:
-        reader.linear(node.inputs[0], weight[None], (*shape[:-1], weight.shape[1]), node.outputs[0])
+    if constant or len(shape) == 1:
+        matrix = weight if constant else weight.T
+        reader.linear(node.inputs[1 - constant], matrix[None], (*shape[:-1], matrix.shape[1]), node.outputs[0])
         return
     turned = node.move(np.swapaxes(node.index(1), -1, -2), 1)
     product = reader.linear(turned, weight.T[None], (*reader.shapes[turned][:-1], weight.shape[0]))

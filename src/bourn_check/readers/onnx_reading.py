@@ -41,16 +41,15 @@ class Reader:
         graph = self.graph
         if not 8 <= self.opset <= 28 or graph.sparse_initializer:
             raise self.fail("operator sets 8 to 28 without sparse initializers are read")
-        for t in graph.initializer:
-            self.constants[t.name] = self.tensor(t)
-        inputs = []
+        self.constants = {t.name: self.tensor(t) for t in graph.initializer}
+        inputs = 0
         for info in (i for i in graph.input if i.name not in self.constants):
-            sizes = [d.dim_value for d in info.type.tensor_type.shape.dim]
-            sizes[:1] = [max(1, s) for s in sizes[:1]]
+            sizes = [d.dim_value if k else max(1, d.dim_value) for k, d in enumerate(info.type.tensor_type.shape.dim)]
             if any(s <= 0 for s in sizes) or math.prod(sizes) > _MOST:
                 raise self.fail(f"input {info.name!r} has no fixed shape")
             self.shapes[info.name] = tuple(sizes)
-            inputs.append((info.name, math.prod(sizes)))
+            self.steps.append(Step(Move(inputs + np.arange(math.prod(sizes))), ("",), info.name, "an input"))
+            inputs += math.prod(sizes)
         wanted, needed = {o.name for o in graph.output}, []
         for node in reversed(graph.node):
             if wanted.intersection(node.output):
@@ -59,13 +58,11 @@ class Reader:
         for node in reversed(needed):
             self._node(node)
         self.where = "the graph"
-        outputs = []
-        for out in graph.output:
-            if out.name not in self.shapes:
-                raise self.fail(f"output {out.name!r} is not computed from the input")
-            outputs.append((out.name, math.prod(self.shapes[out.name])))
+        if missing := [out.name for out in graph.output if out.name not in self.shapes]:
+            raise self.fail(f"output {missing[0]!r} is not computed from the input")
+        outputs = tuple((out.name, math.prod(self.shapes[out.name])) for out in graph.output)
         counts, places = ({name: math.prod(s[k:]) for name, s in self.shapes.items()} for k in (0, 2))
-        return Network(tuple(self.steps), tuple(inputs), tuple(outputs), counts, places)
+        return Network(tuple(self.steps), inputs, outputs, counts, places)
 
     def tensor(self, t: onnx.TensorProto) -> Array:
         if t.data_location == onnx.TensorProto.EXTERNAL:
@@ -112,7 +109,7 @@ class Reader:
 
     def move(self, index: Array, name: str, output: str = "") -> str:
         """A step that picks entries of a tensor by flat number."""
-        return self.add(Move(index.ravel().astype(np.int64), math.prod(self.shapes[name])), [name], index.shape, output)
+        return self.add(Move(index.ravel().astype(np.int64)), [name], index.shape, output)
 
     def wide(self, name: str, shape: tuple[int, ...]) -> str:
         """A tensor broadcast to a shape."""

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 from bourn_check.certificate import exact
 from bourn_check.errors import Unreadable
 from bourn_check.readers import unpacked
-from bourn_check.specification import Disjunct, End, Ends, Row, Specification
+from bourn_check.sets.ball import read_ball
+from bourn_check.sets.box import Box, End, Ends
+from bourn_check.specification import Disjunct, Row, Specification
 
 _TOKEN = re.compile(r"\(|\)|;[^\n]*|[A-Za-z_]\w*\[[^\]()]*\]|\[[^\]()]*\]|[^\s();]+")
 _ELEMENT = re.compile(r"([A-Za-z_]\w*)\s*\[([\d\s,]*)\]")
@@ -60,8 +62,9 @@ class _Reader:
         self.text, self.source, self.line = text, source, 1
         self.variables: dict[str, tuple[int, int, tuple[int, ...]]] = {}
         self.counts = {1: 0, -1: 0}
-        self.plain: dict[str, int] = {}
+        self.plain: set[str] = set()
         self.assertions: list[Formula] = []
+        self.inside: Box = Box()
 
     def fail(self, what: str) -> Unreadable:
         return Unreadable(f"{self.source}, line {self.line}: {what}")
@@ -77,6 +80,8 @@ class _Reader:
             elif head == "declare-network" and rest and not self.variables:
                 for part in rest[1:]:
                     self._declare_tensor(part)
+            elif head == "assert" and type(self.inside) is Box and (ball := read_ball(rest, self.expression, self.counts[1])):
+                self.inside = ball
             elif head == "assert" and len(rest) == 1:
                 self.assertions.append(self.formula(rest[0], True))
             else:
@@ -113,7 +118,8 @@ class _Reader:
         if found is None or name in self.plain or len(found[2]) > 8:
             raise self.fail(f"a declaration of {str(name)[:40]!r}")
         side = 1 if found[1] == "X" else -1
-        self.plain[name] = int(found[2]) if side > 0 else -1 - int(found[2])
+        self.plain.add(name)
+        self.variables[name] = side, int(found[2]), ()
         self.counts[side] += 1
 
     def _declare_tensor(self, part: Any) -> None:
@@ -146,9 +152,8 @@ class _Reader:
             return self._all_of(parts)
         if not isinstance(head, str) or len(rest) != 2:
             raise self.fail(f"{str(form)[:60]} is no formula")
-        left, right = map(self.expression, rest)
-        under, over = _minus(left, right), _minus(right, left)
-        at_most, below, at_least, above = (_atom(d, strict) for d in (under, over) for strict in (False, True))
+        gap = _minus(*map(self.expression, rest))
+        at_most, below, at_least, above = (_atom(_scaled(gap, Fraction(s)), strict) for s in (1, -1) for strict in (False, True))
         if head not in _NEGATIONS:
             raise self.fail(f"{head[:40]!r} is no comparison")
         meanings: dict[str, Formula] = {"<=": [(at_most,)], "<": [(below,)], ">=": [(at_least,)], ">": [(above,)]}
@@ -168,8 +173,8 @@ class _Reader:
         if isinstance(form, str):
             return self._word(form)
         head, *rest = form or [None]
-        if not isinstance(head, str) or not rest:
-            raise self.fail(f"{str(form)[:60]} is no expression")
+        if head not in ("+", "-", "*", "/") or not rest:
+            raise self.fail(f"{str(form)[:60]} is no sum, product or quotient")
         parts = [self.expression(r) for r in rest]
         if head == "-" and len(parts) == 1:
             return _scaled(parts[0], Fraction(-1))
@@ -183,13 +188,9 @@ class _Reader:
                 result = _scaled(result, 1 / part.constant)
             else:
                 raise self.fail(f"{str(form)[:60]} is not linear, or not known")
-        if head not in "+-*/":
-            raise self.fail(f"{head[:40]!r} is no operator")
         return result
 
     def _word(self, word: str) -> _Sum:
-        if word in self.plain:
-            return _Sum({self.plain[word]: Fraction(1)}, Fraction(0))
         element = _ELEMENT.fullmatch(word)
         name = element[1] if element else word
         if name in self.variables:
@@ -208,17 +209,18 @@ class _Reader:
     def _joined(self) -> Specification:
         inputs, outputs = self.counts[1], self.counts[-1]
         expected = {f"X_{i}" for i in range(inputs)} | {f"Y_{j}" for j in range(outputs)}
-        if not inputs or not outputs or (self.plain and (self.variables or set(self.plain) != expected)):
+        if not inputs or not outputs or (self.plain and self.plain != expected):
             raise self.fail("inputs and outputs are to be declared, X_0, X_1, ... and Y_0, Y_1, ..., or a network's")
         certain = [atom for formula in self.assertions if len(formula) == 1 for atom in formula[0]]
         base, rows, possible = _apart(certain)
+        base |= {i: _within(base.get(i), end) for i, end in self.inside.ends().items()}
         disjuncts = []
         for atoms in self._all_of(f for f in self.assertions if len(f) != 1) if possible else []:
             own, more, possible = _apart(atoms)
             ends = {i: _within(base.get(i), end) for i, end in own.items()}
             if possible and all(low <= high for low, high in {**base, **ends}.values()):
                 disjuncts.append(Disjunct(base, ends, (*rows, *more), inputs))
-        return Specification(inputs, outputs, tuple(disjuncts))
+        return Specification(inputs, outputs, tuple(disjuncts), self.inside)
 
 
 def _minus(a: _Sum, b: _Sum) -> _Sum:
