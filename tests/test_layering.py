@@ -42,6 +42,7 @@ LAYERS = (
     "unknowns",
     "verification",
     "proof_cases",
+    "proof_sets",
     "proving",
     "proof_trees",
     "proof_neurons",

@@ -16,6 +16,7 @@ from bourn.problem.input_set import Box
 from bourn.program.branches import CannotSplit, Multiplied, Parts, Shared
 from bourn.program.relaxed import RelaxedProgram
 from bourn.proof_cases import rounded
+from bourn.proof_sets import in_file, stated_weights
 from bourn.proof_trees import Grown, Left, halved, integers, planned, refutations
 from bourn.proving import SLACK, Proof, stated_of_parts
 from bourn.solvers.base import output_rows
@@ -122,7 +123,8 @@ class _Growing:
         parts = _joined([batch[i].parts for i in which])
         r = climbed(shared, v, parts, _INNER, NEVER)
         most, nodes = r.neurons.shape[1], _free(r.program)
-        found, chosen = rounded(r.program, {r.z: r.rows}, r.rows.new_zeros(1, 2 * most), nodes, r.multipliers)
+        zero = r.rows.new_zeros(1, 2 * most)
+        found, chosen = rounded(r.program, {r.z: r.rows}, zero, nodes, r.multipliers)
         magnitude = r.program.magnitudes[r.z].flatten(1).expand(len(which), -1)
         slack = SLACK * magnitude.gather(1, shared.origin(v)[1][0][r.neurons])
         low, high = parts.lower[:, own].gather(1, r.neurons), parts.upper[:, own].gather(1, r.neurons)
@@ -143,7 +145,9 @@ class _Growing:
         places = torch.tensor(which)
         stated = stated_of_parts(self.own.names, chosen, places, of, row)
         rows = {"of": places[of].numpy().astype("<i8"), "rows": signed.numpy().astype("<i8")}
-        return [{"tensor": self.own.names[v], "multipliers": stated, **rows}]
+        weights = stated_weights(self.own.given, r.program, {r.z: r.rows}, zero, chosen)
+        given = {} if weights is None else {"given": in_file(weights[of, row])}
+        return [{"tensor": self.own.names[v], "multipliers": stated, **rows, **given}]
 
     # refutations
 
@@ -181,7 +185,8 @@ class _Growing:
         multipliers = self.shared.multipliers(program, parts, chosen)
         bounds, own = rounded(program, rows, constant, _free(program), multipliers)
         bounds = bounds - self.rows.error(program, weights)
-        good, written = refutations(self.own, k, which, weights[:, self.groups[k]], bounds, own)
+        given = stated_weights(self.own.given, program, rows, constant, own)
+        good, written = refutations(self.own, k, which, weights[:, self.groups[k]], bounds, own, given)
         for j in good:
             del batch[which[j]].chosen[k]
         return written

@@ -25,6 +25,7 @@ from bourn.program.linear_bounds import Multipliers, back_substitute
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.program.restrict import take_problems
 from bourn.proof_cases import rounded
+from bourn.proof_sets import HalfSpaces, in_file
 from bourn.proving import LINES, Level, Proof, bound_by_lines, lines_of, stated_of_parts
 from bourn.relaxations.base import LineRule
 from bourn.solvers.base import output_rows
@@ -43,7 +44,9 @@ _LAST = BoxClimb(steps=30, step=0.3, decay=0.9)
 
 @dataclass(eq=False)
 class Grown:
-    """What is to be refuted by cases, and where that is written; ``inner``: trees of the inner bounds, where the run had such."""
+    """What is to be refuted by cases, and where that is written; ``inner``: trees of the inner bounds, where the run had such;
+    ``given``: half-spaces that cut the box.
+    """
 
     file: CertificateFile
     problem: Problem
@@ -52,6 +55,7 @@ class Grown:
     log: Callable[[str], None] | None
     deadline: Deadline
     inner: RowTrees | None = None
+    given: HalfSpaces | None = None
     done: int = 0
     rows: list[WeightedRows] = field(init=False)
 
@@ -235,11 +239,17 @@ def _by_ascent(
 
 
 def refutations(
-    own: Grown, k: int, places: Sequence[int], weights: Tensor, bounds: Tensor, chosen: dict[int, Multipliers]
+    own: Grown,
+    k: int,
+    places: Sequence[int],
+    weights: Tensor,
+    bounds: Tensor,
+    chosen: dict[int, Multipliers],
+    given: Tensor | None = None,
 ) -> tuple[list[int], list[dict[str, Any]]]:
     """Which of some parts ``bounds`` (B, 1) of sums by ``weights`` (B, M) at multipliers refute, and these as a chunk has them.
 
-    ``places``: the parts' places in the chunk.
+    ``places``: the parts' places in the chunk; ``given`` (B, 1, K): weights of half-spaces, where there are any.
     """
     conjunction = own.trees[k].conjunction
     good = [
@@ -253,7 +263,8 @@ def refutations(
     free = {v: m.free.expand(len(places), *m.free.shape[1:])[some] for v, m in chosen.items()}
     taken = {v: Multipliers(free[v], mu=tuple(mu[some] for mu in m.mu)) for v, m in chosen.items()}
     stated = stated_of_parts(own.names, taken, of, at, torch.zeros_like(at))
-    return good, [{"conjunction": k, "of": integers(of.tolist()), "weights": weights[some].numpy(), "multipliers": stated}]
+    refuted = {"conjunction": k, "of": integers(of.tolist()), "weights": weights[some].numpy(), "multipliers": stated}
+    return good, [refuted | ({} if given is None else {"given": in_file(given[some, 0])})]
 
 
 def _sides(own: Grown, program: RelaxedProgram | None, batch: list[_Box]) -> list[tuple[int, float]]:

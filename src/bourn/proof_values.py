@@ -20,8 +20,9 @@ from bourn.program.linear_bounds import back_substitute
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.program.restrict import take_problems
 from bourn.proof_cases import rounded
+from bourn.proof_sets import in_file, stated_weights
 from bourn.proof_trees import Grown, Left, halved, integers, planned, refutations
-from bourn.proving import LINES, SLACK, Proof, bound_by_lines, place_of
+from bourn.proving import LINES, SLACK, Proof, bound_by_lines, place_of, ruled, unit_rows
 from bourn.relaxations.base import LineRule
 from bourn.solvers.base import join
 from bourn.solvers.dual_ascent import DualAscent
@@ -91,7 +92,7 @@ class _Growing:
             whole = batch[0].number == 0
             program = self._program(batch)
             chunk: dict[str, Any] = {"parts": integers(n.number for n in batch)}
-            chunk["bounds"] = self.root.bounds if whole else self._bounds(batch)
+            chunk["bounds"] = self.root.bounds if whole else self._bounds(batch, program)
             chunk["refuted"], scores = self._refute(batch, program, _ROOT if whole else _CHILD)
             places = {i: self._place(node, [s[i] for s in scores]) for i, node in enumerate(batch) if node.left and not node.empty}
             order = sorted(places, key=lambda i: (self._reader(places[i])[0], i))
@@ -140,24 +141,28 @@ class _Growing:
         before = set(self.graph.ancestors(z)) - {z}
         return any(node.since in before for node in batch)
 
-    def _bounds(self, batch: list[_Node]) -> list[dict[str, Any]]:
+    def _bounds(self, batch: list[_Node], program: RelaxedProgram) -> list[dict[str, Any]]:
         """What proves the bounds of the program, in order: what other nodes read of a value split, and what is behind."""
         found: list[dict[str, Any]] = []
         for z in self.graph.pre_activations:
             if self._behind(z, batch):
                 for v in self.graph.readers(z):
-                    found += self._by_lines(z, v, len(batch))
+                    found.append(self._by_lines(z, v, program))
             found += [passed for v in self.graph.readers(z) for passed in self._passed(z, v, batch)]
         return found
 
-    def _by_lines(self, z: int, v: int, count: int) -> list[dict[str, Any]]:
-        """Both ends of what a node reads of a pre-activation, by the rule of lines."""
+    def _by_lines(self, z: int, v: int, program: RelaxedProgram) -> dict[str, Any]:
+        """Both ends of what a node reads of a pre-activation, by the rule of lines; by default of what is open."""
         own: dict[str, Any] = {"tensor": self.own.names[v], "multipliers": LINES}
-        if len(self.graph.nodes[v].inputs) > 1:  # others of its inputs may not have their turn yet
-            entries = np.concatenate([e for e, _ in self._entries(z, v)])
-            rows = np.concatenate([entries, -1 - entries])
-            own |= {"of": np.arange(count, dtype="<i8").repeat(len(rows)), "rows": np.tile(rows, count)}
-        return [own]
+        if len(self.graph.nodes[v].inputs) == 1 and self.own.given is None:
+            return own
+        # Others of its inputs may not have their turn yet, and half-spaces have a weight in every row.
+        entries, places = (np.concatenate(each) for each in zip(*self._entries(z, v), strict=True))
+        rows, signed = np.concatenate([entries, -1 - entries]), torch.from_numpy(np.concatenate([places, -1 - places]))
+        own |= {"of": np.arange(program.batch, dtype="<i8").repeat(len(rows)), "rows": np.tile(rows, program.batch)}
+        unit, zero = unit_rows(self.graph, z, signed[None]), torch.zeros(1, len(rows), dtype=torch.float64)
+        weights = stated_weights(self.own.given, program, unit, zero, ruled(program, LINES, z, len(rows)))
+        return own if weights is None else own | {"given": in_file(weights.flatten(0, 1))}
 
     def _entries(self, z: int, v: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Entries of what a node reads that are entries of a pre-activation, and which, for every input that reads it."""
@@ -229,7 +234,8 @@ class _Growing:
         nodes = [v for v in self.graph.nonlinear if bool(own.free(v).any())]
         bounds, chosen = rounded(own, rows, constant, nodes, ascent.climb(own, rows, constant, self.own.deadline))
         bounds = bounds - self.rows.error(own, weights)
-        good, written = refutations(self.own, k, which, weights[:, self.groups[k]], bounds, chosen)
+        given = stated_weights(self.own.given, own, rows, constant, chosen)
+        good, written = refutations(self.own, k, which, weights[:, self.groups[k]], bounds, chosen, given)
         for j in good:
             del batch[which[j]].left[k]
         return written, scores_of(own, back_substitute(own, rows, constant, {0, *self.graph.nonlinear}, chosen).kept)

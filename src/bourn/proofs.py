@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from bourn.certificates.evidence import Falsified, Refutation, Verified
 from bourn.certificates.file import CertificateFile, stated
@@ -20,10 +19,10 @@ from bourn.certificates.splits import Leaf, SplitTree, together
 from bourn.deadline import Deadline
 from bourn.errors import UsageError
 from bourn.network.graph import Graph
-from bourn.problem.input_set import Box
 from bourn.problem.problem import Problem, problems
 from bourn.program.branches import refusal
 from bourn.proof_neurons import grow_by_neuron
+from bourn.proof_sets import HalfSpaces, stated_set
 from bourn.proof_trees import Grown, grow_by_input
 from bourn.proof_values import grow_by_value
 from bourn.proving import Level, Proof
@@ -57,7 +56,7 @@ def write_certificate(
 
     ``result`` is what :func:`bourn.verify` returned for an ONNX file and a VNN-LIB file.  ``log`` is called as layers are done.
     ``timeout``: seconds.  Raises :class:`UsageError` for other verdicts and questions, for networks with nonlinear operators
-    other than :data:`OPERATORS`, for input sets other than bounded boxes, and where no multipliers were found that prove the
+    other than :data:`OPERATORS`, for unbounded input sets, and where no multipliers were found that prove the
     verdict again.
     """
     verdict, source, deadline = result.verdict, result.question.source, Deadline(timeout)
@@ -65,11 +64,13 @@ def write_certificate(
         raise UsageError(f"no certificate is written: the verdict is {result.status}, which states nothing to be proved")
     if not isinstance(result.model.source, str | Path) or not source or not Path(source).is_file():
         raise UsageError("a certificate is about an ONNX file and a VNN-LIB file; this network or this question is no file")
-    if isinstance(verdict, Falsified) and verdict.counterexample.real is not None:
-        raise UsageError("no certificate is written: the input set holds no number of the network's type, so no witness")
     with CertificateFile(path, Path(result.model.source), Path(source)) as file:
         if isinstance(verdict, Falsified):
-            file.manifest |= {"verdict": "sat", "witness": file.array(np.asarray(verdict.counterexample.x, dtype="<f8"))}
+            found = verdict.counterexample
+            x = np.asarray(found.x, dtype="<f8")
+            if found.real is not None:  # the set holds no number of the network's type: the checker takes the point nearest to x
+                x = np.clip(x, *found.real)
+            file.manifest |= {"verdict": "sat", "witness": file.array(x)}
             return
         graph, names, refuted = _as_stored(result.model.graph.to("cpu"), Path(result.model.source), verdict.refutations)
         leaves = max((leaves_of(step.what) for step in result.steps if not step.skipped), default=0)
@@ -159,14 +160,12 @@ def _cases(
     deadline: Deadline,
 ) -> list[dict[str, Any]]:
     """The cases as the manifest has them, their chunks written: what bounds refute, and what trees of one kind of split do."""
-    box = problem.box
-    if not isinstance(box, Box) or not bool(torch.isfinite(box.interval.magnitude).all()):
-        raise UsageError("no certificate can be written yet for input sets other than bounded boxes")
+    problem, given = stated_set(problem)
     plain = [r for r in refutations if isinstance(r, Refutation)]
     trees = [r for r in refutations if not isinstance(r, Refutation)]
     if plain:
         by_trees = any(leaves_of(r.method) for r in plain)
-        found = _plain(problem, names, plain, inner if by_trees else None, log, deadline)
+        found = _plain(problem, names, plain, inner if by_trees else None, given, log, deadline)
         if found is not None:
             file.chunk(found)
         else:  # by a method that has no multipliers, or none that were found again: by cases
@@ -179,22 +178,25 @@ def _cases(
     for own, grow in ((on_input, grow_by_input), *by_neuron):
         if own:
             try:
-                grow(Grown(file, problem, names, own, log, deadline, inner))
+                grow(Grown(file, problem, names, own, log, deadline, inner, given))
             except UsageError as error:
                 trusting = {leaf.method.partition("trusting ")[2] for tree in own for leaf in tree.leaves} - {""}
                 raise UsageError(f"{error}; trusted: {', '.join(sorted(trusting))}" if trusting else str(error)) from None
             groups.append(own)
-    lower, upper = (file.array(t.flatten().numpy().astype("<f8")) for t in (box.lower, box.upper))
+    whole: dict[str, Any] = {
+        side: file.array(t.flatten().numpy().astype("<f8"))
+        for side, t in (("lower", problem.box.lower), ("upper", problem.box.upper))
+    }
+    if given is not None:
+        whole["given"] = [stated(row) for row in given.rows]
     return [
-        {"lower": lower, "upper": upper, "conjunctions": [{"rows": [stated(row) for row in r.conjunction.rows]} for r in own]}
-        for own in groups
-        if own
+        whole | {"conjunctions": [{"rows": [stated(row) for row in r.conjunction.rows]} for r in own]} for own in groups if own
     ]
 
 
 def _grow_within(own: Grown) -> None:
     """A tree of splits within the network: of ReLUs at their kinks where that suffices, else of any function at any value."""
-    root, graph = Proof(own.problem, own.names, Level.ASCENT, own.inner, own.deadline), own.problem.network
+    root, graph = Proof(own.problem, own.names, Level.ASCENT, own.inner, own.deadline, own.given), own.problem.network
     for z in graph.pre_activations:
         root.add(z)
     neurons = all(len(graph.readers(z)) == 1 for z in graph.pre_activations) and not refusal(root.program)
@@ -206,23 +208,24 @@ def _plain(
     names: dict[int, str],
     wanted: Sequence[Refutation],
     inner: RowTrees | None,
+    given: HalfSpaces | None,
     log: Log,
     deadline: Deadline,
 ) -> dict[str, Any] | None:
     """The only chunk of a proof without splits, on the lowest level on which there is one."""
     for level in (own for own in Level if own >= max(level_of(r.method) for r in wanted)):
-        proof = Proof(problem, names, level, inner, deadline)
+        proof = Proof(problem, names, level, inner, deadline, given)
         for z in problem.network.pre_activations:
             proof.add(z)
             if log is not None:
                 log(f"bounds of {problem.network.nodes[z].name!r} proved ({level.name.lower().replace('_', ' ')})")
         found = []
         for k, r in enumerate(wanted):
-            multipliers = proof.refute(r.conjunction.weighted(r.weights), r.weights, r.conjunction.rows)
-            if multipliers is None:
+            stated = proof.refute(r.conjunction.weighted(r.weights), r.weights, r.conjunction.rows)
+            if stated is None:
                 break
             weights = np.array([r.weights], dtype="<f8")
-            found.append({"conjunction": k, "of": np.zeros(1, dtype="<i8"), "weights": weights, "multipliers": multipliers})
+            found.append({"conjunction": k, "of": np.zeros(1, dtype="<i8"), "weights": weights} | stated)
         if len(found) == len(wanted):
             return {"parts": np.zeros(1, dtype="<i8"), "bounds": proof.bounds, "refuted": found}
     return None

@@ -27,6 +27,7 @@ from bourn.program.linear_bounds import Multipliers, back_substitute
 from bourn.program.relaxed import RelaxedProgram, start, with_bounds
 from bourn.program.restrict import receptive_fields, take_problems
 from bourn.proof_cases import by_cases, rounded, rows_by_cases
+from bourn.proof_sets import HalfSpaces, in_file, stated_weights
 from bourn.relaxations.base import LineRule, Nonlinearity, Tensors
 from bourn.relaxations.curves import PiecewiseLinear
 from bourn.relaxations.several import SeveralInputs
@@ -56,9 +57,6 @@ class Level(IntEnum):
 
 
 Chosen = dict[int, Multipliers]
-Stated = dict[str, Any] | str
-"""Multipliers as a chunk has them: a rule, or by tensor of every free entry mu."""
-
 
 def slopes(operation: Nonlinearity, *z: Interval) -> tuple[Tensors, Tensors]:
     """The checker's lines for what is not stable, slopes for the positive and the negative part of a row, one an input."""
@@ -99,7 +97,7 @@ _LINES: tuple[tuple[type[Nonlinearity], Any], ...] = (
 class Proof:
     """One box on its way: the relaxed program on the bounds proved so far, and what proves them, as a chunk has it.
 
-    ``inner``: trees for bounds that ascent leaves open.
+    ``inner``: trees for bounds that ascent leaves open; ``given``: half-spaces that cut the box.
     """
 
     problem: Problem
@@ -107,6 +105,7 @@ class Proof:
     level: Level
     inner: RowTrees | None = None
     deadline: Deadline = NEVER
+    given: HalfSpaces | None = None
     program: RelaxedProgram = field(init=False)
     lps: Any = None
     bounds: list[dict[str, Any]] = field(default_factory=list)
@@ -162,15 +161,15 @@ class Proof:
             found = self._by_rule(rule, z, wanted, signed) - slack[wanted]
             if bool((found > best[wanted]).any()):
                 best[wanted] = torch.maximum(best[wanted], found)
-                self._rule(z, rule, signed[wanted].numpy())
+                self._rule(z, rule, signed[wanted])
         if self.level >= Level.ASCENT and self.nonlinear(z):
             for piece in self._pieces(z, self._open(z, best)):
                 rows, zero = self._unit(z, signed[piece])
                 for found, chosen in self.improved(rows, zero, DualAscent()):
                     better = found - slack[piece] > best[piece]
                     best[piece[better]] = (found - slack[piece])[better]
-                    self._rows(z, signed[piece[better]].numpy(), chosen, better)
-        if self.inner is not None and self.nonlinear(z):
+                    self._rows(z, signed[piece[better]].numpy(), chosen, better, self.weights(rows, zero, chosen))
+        if self.inner is not None and self.given is None and self.nonlinear(z):
             self._by_trees(z, best, slack)
         bounds = self._as_interval(best, shape)
         if not bool(torch.isfinite(bounds.magnitude).all()):
@@ -179,7 +178,9 @@ class Proof:
 
     def _by_rule(self, rule: str, z: int, wanted: Tensor, signed: Tensor) -> Tensor:
         """The bounds of some rows of a pre-activation, where it can be by receptive fields."""
-        local, (_, _, *places) = receptive_fields(self.program, z), (1, 1, *self.graph.nodes[z].shape[2:])
+        # On a polytope's projections half-spaces have other weights.
+        local = receptive_fields(self.program, z) if self.given is None else None
+        _, _, *places = (1, 1, *self.graph.nodes[z].shape[2:])
         if local is None:
             return torch.cat([by_rule(self.program, rule, *self._unit(z, signed[p]))[0] for p in self._pieces(z, wanted)])
         count, channels = math.prod(places), local.graph.nodes[local.graph.output].size
@@ -227,16 +228,26 @@ class Proof:
         size = len(best) // 2
         return Interval(best[:size].reshape(1, *shape), -best[size:].reshape(1, *shape))
 
-    def _rule(self, z: int, rule: str, signed: np.ndarray) -> None:
+    def weights(self, rows: dict[int, Tensor], constant: Tensor, chosen: Chosen) -> Tensor | None:
+        """The weights (M, K) of half-spaces with which rows are bounded at these multipliers, where there are any."""
+        found = stated_weights(self.given, self.program, rows, constant, chosen)
+        return None if found is None else found[0]
+
+    def _rule(self, z: int, rule: str, signed: Tensor) -> None:
         """Write that a pre-activation's bounds are proved by a rule, for every node that reads it; by default of what is open."""
+        weights = None
+        if self.given is not None:
+            rows, zero = self._unit(z, signed)
+            weights = self.weights(rows, zero, ruled(self.program, rule, z, len(signed)))
         for v in self.graph.readers(z):
             own: dict[str, Any] = {"tensor": self.names[v], "multipliers": rule}
-            if len(self.graph.nodes[v].inputs) > 1:  # others of its inputs may not have their turn yet
-                rows = self._rows_of(z, v, signed)[1]
-                own |= {"of": np.zeros_like(rows), "rows": rows}
+            if len(self.graph.nodes[v].inputs) > 1 or weights is not None:  # others of its inputs may not have their turn yet
+                which, numbers = self._rows_of(z, v, signed.numpy())
+                own |= {"of": np.zeros_like(numbers), "rows": numbers}
+                own |= {} if weights is None else {"given": in_file(weights[which])}
             self.bounds.append(own)
 
-    def _rows(self, z: int, signed: np.ndarray, chosen: Chosen, some: Tensor) -> None:
+    def _rows(self, z: int, signed: np.ndarray, chosen: Chosen, some: Tensor, weights: Tensor | None) -> None:
         """Write how some rows of a pre-activation are proved, for every node that reads them."""
         kept = torch.nonzero(some)[:, 0]
         for v in self.graph.readers(z):
@@ -245,8 +256,8 @@ class Proof:
             place = np.where(rows < 0, -1 - rows, rows) % math.prod(self.graph.nodes[v].shape[2:])
             order = np.argsort(place, kind="stable")
             for own in np.split(order, range(_TOGETHER, len(order), _TOGETHER)) if len(order) else ():
-                multipliers = self.stated(chosen, kept[torch.from_numpy(which[own])])
-                stated = {"tensor": self.names[v], "multipliers": multipliers, "of": np.zeros_like(own), "rows": rows[own]}
+                of = kept[torch.from_numpy(which[own])]
+                stated = {"tensor": self.names[v], "of": np.zeros_like(own), "rows": rows[own]} | self.stated(chosen, of, weights)
                 self.bounds.append(stated)
 
     def _rows_of(self, z: int, v: int, signed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -264,36 +275,38 @@ class Proof:
         found = np.concatenate(which)
         return found[found >= 0], np.concatenate(own)[found >= 0].astype("<i8")
 
-    def stated(self, chosen: Chosen, some: Tensor) -> dict[str, Any]:
-        """Multipliers of some rows as a chunk has them."""
+    def stated(self, chosen: Chosen, some: Tensor, weights: Tensor | None) -> dict[str, Any]:
+        """Multipliers of some rows, and the weights of half-spaces if there are any, as a chunk has them."""
         found = {}
         for v, m in chosen.items():
             mu = torch.cat([own[0][some].flatten(1) for own in m.mu], 1)
             used = torch.nonzero(m.free[0].flatten().repeat(len(m.mu)) & (mu != 0).any(0))[:, 0]  # 0 is what is left out, too
             if len(used):
                 found[self.names[v]] = {"free": used.numpy().astype("<i8"), "mu": mu[:, used].to(torch.float32).numpy().reshape(-1)}
-        return found
+        return {"multipliers": found} | ({} if weights is None else {"given": in_file(weights[some])})
 
     # Refutations
 
-    def refute(self, row: Row, weights: tuple[float, ...], rows: tuple[Row, ...]) -> Stated | None:
+    def refute(self, row: Row, weights: tuple[float, ...], rows: tuple[Row, ...]) -> dict[str, Any] | None:
         """What refutes a conjunction by the weighted sum ``row`` of its rows; None where no bound does."""
         objectives = self.problem.objectives([row])
         start_rows, constant = output_rows(self.graph, objectives), objectives.constant
         error = float(torch.as_tensor(coefficient_error(self.program, start_rows, objectives)).max())
         strict = any(w > 0 and r.strict for w, r in zip(weights, rows, strict=True))
-        for bound, multipliers in self._attempts(start_rows, constant):
+        for bound, stated in self._attempts(start_rows, constant):
             value = bound - error
             if value - abs(value) * 1e-6 > 0 or (strict and value >= 0):
-                return multipliers
+                return stated
         return None
 
-    def _attempts(self, rows: dict[int, Tensor], constant: Tensor) -> Iterator[tuple[float, Stated]]:
+    def _attempts(self, rows: dict[int, Tensor], constant: Tensor) -> Iterator[tuple[float, dict[str, Any]]]:
         """Bounds of one row, cheapest first, each with its multipliers."""
+        one = torch.zeros(1, dtype=torch.int64)
         for rule in RULES if self.level > Level.INTERVALS else (INTERVAL,):
-            yield float(by_rule(self.program, rule, rows, constant)[0, 0]), rule
+            weights = self.weights(rows, constant, ruled(self.program, rule, max(rows), 1))
+            yield float(by_rule(self.program, rule, rows, constant)[0, 0]), self.stated({}, one, weights) | {"multipliers": rule}
         for found, chosen in self.improved(rows, constant, DualAscent(steps=60)):
-            yield float(found[0]), self.stated(chosen, torch.zeros(1, dtype=torch.int64))
+            yield float(found[0]), self.stated(chosen, one, self.weights(rows, constant, chosen))
 
 
 def by_rule(program: RelaxedProgram, rule: str, rows: dict[int, Tensor], constant: Tensor) -> Tensor:

@@ -306,7 +306,7 @@ class Select(Affine):
         return self.linear(*xs)
 
     def transpose(self, rows: Tensor) -> tuple[Tensor, ...]:
-        flat = rows.reshape(rows.shape[0], -1)
+        flat = rows.flatten(1)
         kept = (self.index >= 0).reshape(-1)
         result = flat.new_zeros(rows.shape[0], math.prod(self.in_shapes[0]))
         result.index_add_(1, self.index.reshape(-1)[kept], flat[:, kept])

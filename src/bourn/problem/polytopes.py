@@ -78,7 +78,7 @@ class Polytope(InputSet):
 
     def minimise_linear(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         parts = [self._least(w) for w in self._pieces(rows)]
-        lows, errors = zip(*parts, strict=True)
+        lows, errors, _ = zip(*parts, strict=True)
         return torch.cat(lows, 1), torch.cat(errors, 1)
 
     def _pieces(self, rows: Tensor) -> Iterator[Tensor]:
@@ -87,15 +87,20 @@ class Polytope(InputSet):
         at_once = max(1, _CHUNK_BYTES // (8 * self.batch * (flat.shape[2] + self.limits.shape[1] + 1)))
         yield from torch.split(flat, at_once, dim=1)
 
-    def _least(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """The right-hand side above for rows ``w`` (B, M, n), at multipliers found or at 0, and a bound of its rounding error."""
+    def weights(self, rows: Tensor) -> Tensor:
+        """The multipliers (B, M, K) at which :meth:`minimise_linear` states its minima of rows (B or 1, M, *shape)."""
+        return torch.cat([self._least(w)[2] for w in self._pieces(rows)], 1)
+
+    def _least(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The right-hand side above for rows ``w`` (B, M, n), a bound of its rounding error, and the multipliers: found, or 0."""
         if self._bounded:
             low, error = Box(self.interval).minimise_linear(w.reshape(self.batch, -1, *self.shape))
         else:  # a box states no minimum where the maximum is infinite
             low, error = self._at(w, torch.zeros_like(w[..., :1]).expand(-1, -1, self.limits.shape[1]))
-        found, rounding = self._at(w, self.multipliers(w))
+        multipliers = self.multipliers(w)
+        found, rounding = self._at(w, multipliers)
         better = found - rounding > low - error
-        return torch.where(better, found, low), torch.where(better, rounding, error)
+        return torch.where(better, found, low), torch.where(better, rounding, error), multipliers * better[..., None]
 
     def _at(self, w: Tensor, multipliers: Tensor) -> tuple[Tensor, Tensor]:
         """The right-hand side at given multipliers (B, M, K), at least 0."""

@@ -50,7 +50,7 @@ class RelaxedProgram:
         """Where a nonlinear node keeps a multiplier of its own (bool, (B, *shape)).
 
         It does where it is not affine on its interval, and where its bounds were imposed.  Entries with an infinite end
-        keep their lines, which have one multiplier for all.  A node that was made as lines alone (a mask) has no bounds to be free in.
+        keep their lines, which have one multiplier for all.  A node made as lines alone (a mask) has no bounds to be free in.
         """
         operation = self.graph.nodes[node].operation
         assert isinstance(operation, Nonlinearity)
