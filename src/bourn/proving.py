@@ -335,8 +335,8 @@ def lines_of(program: RelaxedProgram, target: int, count: int) -> Chosen | None:
     return None if all(isinstance(own, PiecewiseLinear) for own in functions) else ruled(program, LINES, target, count)
 
 
-def bound_by_lines(program: RelaxedProgram, rows: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds (B, M) of rows by the rule of lines."""
+def bound_by_lines(program: RelaxedProgram, rows: dict[int, Tensor], problems: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds (B, M) of rows by the rule of lines, whatever problems these are."""
     target, count = max(rows), next(iter(rows.values())).shape[1]
     chosen, zero = lines_of(program, target, count), torch.zeros(1, count, dtype=torch.float64)
     if chosen is None:

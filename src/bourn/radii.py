@@ -31,6 +31,7 @@ from bourn.solvers.base import output_rows
 from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.methods import BARRIER, Method
 from bourn.solvers.methods import method as by_name
+from bourn.solvers.nearby import Nearby
 from bourn.solvers.simplex import Optimised, Simplex
 
 UNCLIPPED_CAP = 1000.0
@@ -295,6 +296,13 @@ class _Run:
     log: Callable[[int], None] | None
     lps: int = 0
     known: dict[int, Interval] | None = None
+    near: Nearby | None = None
+
+    def __post_init__(self) -> None:
+        solver = self.method.solver
+        # Of so many steps and no more the bounds would depend on where the search has been.
+        if isinstance(solver, DualAscent) and solver.gap > 0 and self.method.inner is None:
+            self.near = Nearby()
 
     def run(self) -> None:
         """Evaluate until all brackets are closed or the time is over."""
@@ -304,7 +312,7 @@ class _Run:
                 self.deadline.check()
                 which = torch.nonzero(self.crossing.open)[:, 0]
                 radii = self.crossing.propose()[which]
-                values = self._values(self.balls[which], radii)
+                values = self._values(which, radii)
                 self.deadline.check()  # a bound cut short says nothing of the radius
                 self.crossing.tell(which, radii, values)
                 if self.log is not None:
@@ -312,13 +320,19 @@ class _Run:
         except OutOfTime:
             return
 
-    def _values(self, balls: Balls, radii: Tensor) -> Tensor:
-        """The least bound of any margin, (B,)."""
+    def _values(self, which: Tensor, radii: Tensor) -> Tensor:
+        """The least bound of any margin at the radii of the images ``which``, (B,) each."""
+        balls, method = self.balls[which], suited(self.method, self.balls.graph.device)
         ball, begin = balls.at(radii), None
+        if self.near is not None:
+            assert isinstance(method.solver, DualAscent)
+            self.near.move(which, radii)
+            ascended = method.solver.prepare(balls.graph, ball, deadline=self.deadline, near=self.near)
+            return ascended.minimise(balls.objectives).bound.amin(1)
         if self.known is not None:
             # Bounds on a larger ball hold on a smaller one; the closed form on top of them leaves fewer linear programs.
             begin = BackSubstitution(LineRule.AREA).prepare(balls.graph, ball, begin=self.known, deadline=self.deadline).bounds
-        prepared = suited(self.method, balls.graph.device).prepare(balls.graph, ball, begin=begin, deadline=self.deadline)
+        prepared = method.prepare(balls.graph, ball, begin=begin, deadline=self.deadline)
         if not isinstance(prepared, Optimised):
             return prepared.minimise(balls.objectives).bound.amin(1)
         value = least_by_programs(prepared, balls.objectives)

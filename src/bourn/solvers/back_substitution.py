@@ -135,8 +135,8 @@ def coefficient_error(program: RelaxedProgram, rows: Mapping[int, Tensor], objec
     return total
 
 
-def bound_both(program: RelaxedProgram, rows: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds (B, M) of rows; lines that are not parallel take a pass for each side."""
+def bound_both(program: RelaxedProgram, rows: dict[int, Tensor], problems: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds (B, M) of rows, whatever problems these are; lines that are not parallel take a pass for each side."""
     count = next(iter(rows.values())).shape[1]
     zero = torch.zeros(1, count, dtype=torch.float64, device=program.box.lower.device)
     found = back_substitute(program, rows, zero)

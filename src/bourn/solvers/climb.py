@@ -58,10 +58,19 @@ class Steps:
 
 
 def climb(
-    dual: Dual, how: Steps, *, settled: Settled | None = None, deadline: Deadline = NEVER, direct: bool = False
+    dual: Dual,
+    how: Steps,
+    *,
+    settled: Settled | None = None,
+    deadline: Deadline = NEVER,
+    direct: bool = False,
+    begin: tuple[dict[int, Choice], Tensor] | None = None,
 ) -> dict[int, Choice]:
-    """The best choices found for every row."""
-    run = _Run(dual, how, direct)
+    """The best choices found for every row.
+
+    ``begin``: choices to start from instead of the lines, and shares (B, M) of the length of the first step.
+    """
+    run = _Run(dual, how, direct, begin)
     for step in range(how.steps + 1):
         if (step % how.look == 0 or step == 1) and step and not run.look(step, settled):
             break
@@ -80,14 +89,14 @@ class _Run:
     ``problems`` (B',) and ``rows`` (B', M') say which of all rows these are.
     """
 
-    def __init__(self, dual: Dual, how: Steps, direct: bool) -> None:
+    def __init__(self, dual: Dual, how: Steps, direct: bool, begin: tuple[dict[int, Choice], Tensor] | None) -> None:
         self.dual, self.how, self.direct = dual, how, direct
-        self.choices = dual.start()
+        self.choices, share = (dual.start(), None) if begin is None else begin
         self.best_choices = self.choices
         self.found = {v: c.replaced([t.clone() for t in c.tensors()]) for v, c in self.choices.items()}
         self.best = dual.constant.new_full((dual.batch, dual.count), -math.inf)
         self.before = self.best
-        self.length = torch.full_like(self.best, how.step)
+        self.length = torch.full_like(self.best, how.step) if share is None else how.step * share
         self.all_best = self.best.clone()
         device = self.best.device
         self.problems = torch.arange(dual.batch, device=device)

@@ -28,8 +28,9 @@ from bourn.relaxations.base import LineRule
 from bourn.solvers.adam import SQUARES
 from bourn.solvers.back_substitution import BackSubstitution, coefficient_error
 from bourn.solvers.base import OnProgram, Solution, Solver, Status, output_rows
-from bourn.solvers.climb import Dual, Settled, Steps, climb
+from bourn.solvers.climb import Settled, Steps, climb
 from bourn.solvers.combination import linear_weights
+from bourn.solvers.nearby import MARGINS, Nearby, Rows
 from bourn.solvers.tightening import refine, unstable, widest
 
 
@@ -75,25 +76,41 @@ class DualAscent(Solver):
         begin: Mapping[int, Interval] | None = None,
         outside: Mapping[int, Interval] | None = None,
         deadline: Deadline = NEVER,
+        near: Nearby | None = None,
     ) -> Ascended:
+        """As :meth:`bourn.solvers.base.Solver.prepare`; ``near``: slopes to begin with, and where those found are kept."""
         program, soft = start(graph, box, LineRule.AREA), deadline.part(self.patience)
         for z in graph.pre_activations:
             known = None if begin is None else begin.get(z)
-            bounds = inner[z] if inner is not None else self._pre_activation(program, z, known, deadline, soft)
+            bounds = inner[z] if inner is not None else self._pre_activation(program, z, known, deadline, soft, near)
             bounds = bounds if known is None else bounds.intersect(known)
             program = with_bounds(program, z, bounds, None if outside is None else outside.get(z))
-        return Ascended(self, program, deadline)
+        return Ascended(self, program, deadline, near)
 
     def _pre_activation(
-        self, program: RelaxedProgram, node: int, known: Interval | None, deadline: Deadline, soft: Deadline
+        self,
+        program: RelaxedProgram,
+        node: int,
+        known: Interval | None,
+        deadline: Deadline,
+        soft: Deadline,
+        near: Nearby | None,
     ) -> Interval:
         """What is known or else closed-form bounds, and ascent where these leave a neuron open."""
         loose = self.start.pre_activation(program, node, deadline) if known is None else known
         deadline.check()
-        return self.entries(program, node, loose, unstable(program.graph, node, loose), soft, inner=True)
+        return self.entries(program, node, loose, unstable(program.graph, node, loose), soft, inner=True, near=near)
 
     def entries(
-        self, program: RelaxedProgram, node: int, known: Interval, wanted: Tensor, deadline: Deadline, *, inner: bool = False
+        self,
+        program: RelaxedProgram,
+        node: int,
+        known: Interval,
+        wanted: Tensor,
+        deadline: Deadline,
+        *,
+        inner: bool = False,
+        near: Nearby | None = None,
     ) -> Interval:
         """Bounds of a node's entries, by ascent where ``wanted``; never worse than those ``known``.
 
@@ -110,11 +127,17 @@ class DualAscent(Solver):
             stable = ~unstable(program.graph, node, Interval(torch.minimum(low, high), torch.maximum(low, high)))
             return torch.cat([stable, stable], dim=1)
 
-        def both(part: RelaxedProgram, rows: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
+        def both(part: RelaxedProgram, rows: dict[int, Tensor], problems: Tensor) -> tuple[Tensor, Tensor]:
             (entry, own) = next(iter(rows.items()))
-            count = own.shape[1]
+            count, size = own.shape[1], own[0, 0].numel()
             pairs = {entry: torch.cat([own, -own], dim=1)}
-            found = self.ascend(part, pairs, own.new_zeros(1, 2 * count), deadline, settled if inner else None).lower
+            which = None
+            if near is not None:
+                numbers = own.flatten(2).argmax(2)
+                numbers = torch.cat([numbers, size + numbers], dim=1)
+                which = Rows(near, node, problems, numbers, 2 * size, known.lower[0].numel() // size)
+            stop = settled if inner else None
+            found = self.ascend(part, pairs, own.new_zeros(1, 2 * count), deadline, stop, which=which).lower
             return found[:, :count], -found[:, count:]
 
         size = self.chunk_bytes // 2
@@ -129,12 +152,13 @@ class DualAscent(Solver):
         deadline: Deadline = NEVER,
         settled: Settled | None = None,
         keep: Container[int] = (),
+        which: Rows | None = None,
     ) -> RowBounds:
         """Lower bounds (B, M) of rows plus ``constant``; rows that are ``settled`` need no better one.
 
-        Out of time it ends with what it has.
+        ``which``: the rows by name, whose slopes are kept for the next ascent.  Out of time it ends with what it has.
         """
-        return back_substitute(program, rows, constant, keep, self.climb(program, rows, constant, deadline, settled))
+        return back_substitute(program, rows, constant, keep, self.climb(program, rows, constant, deadline, settled, which))
 
     def climb(
         self,
@@ -143,9 +167,10 @@ class DualAscent(Solver):
         constant: Tensor,
         deadline: Deadline = NEVER,
         settled: Settled | None = None,
+        which: Rows | None = None,
     ) -> dict[int, Multipliers]:
         """The best multipliers found for every row, by nonlinear node."""
-        dual: Dual
+        dual: Lagrangian | ReducedLagrangian
         if not self.direct and pays(program, rows):
             # Float32 resolves a row's value to about 1e-6; no bound rests on it.
             coarse = (self.gap or self.decay**self.steps) >= 1e-5
@@ -155,7 +180,10 @@ class DualAscent(Solver):
         how = Steps(self.steps, self.step, self.decay, self.memory, self.gap, self.squares)
         if isinstance(dual, ReducedLagrangian):
             how = how.suited(sum(kept.count for kept in dual.kept.values()))
-        choices = climb(dual, how, settled=settled, deadline=deadline, direct=self.direct)
+        begin = None if which is None else which.begin(dual)
+        choices = climb(dual, how, settled=settled, deadline=deadline, direct=self.direct, begin=begin)
+        if which is not None:
+            which.keep(dual, choices)
         return dual.multipliers(choices)
 
 
@@ -172,6 +200,7 @@ class Ascended(OnProgram):
     solver: DualAscent
     program: RelaxedProgram
     deadline: Deadline
+    near: Nearby | None = None
 
     def node(self, number: int) -> Interval:
         loose = self.solver.start.entries(self.program, number, self.deadline)
@@ -204,7 +233,13 @@ class Ascended(OnProgram):
             rows = output_rows(graph, wanted)
             best = back_substitute(part, rows, wanted.constant).lower
             if len(wanted) and not bool((best > enough).all()):
-                found = self.solver.ascend(part, rows, wanted.constant, self.deadline, lambda value: value > enough)
+                which = None
+                if self.near is not None:
+                    numbers = torch.arange(len(wanted), device=some.device).expand(len(some), -1)
+                    which = Rows(self.near, MARGINS, some, numbers, len(wanted))
+                found = self.solver.ascend(
+                    part, rows, wanted.constant, self.deadline, lambda value: value > enough, which=which
+                )
                 best = torch.maximum(best, found.lower)
             bound[some] = best - coefficient_error(part, rows, wanted)
         return Solution(bound, Status.STOPPED)

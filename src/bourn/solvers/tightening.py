@@ -15,8 +15,8 @@ from bourn.program.relaxed import RelaxedProgram
 from bourn.program.restrict import receptive_fields, take_problems
 from bourn.relaxations.base import ElementWise, Nonlinearity
 
-BoundRows = Callable[[RelaxedProgram, dict[int, Tensor]], tuple[Tensor, Tensor]]
-"""Lower and upper bounds (B, M) of rows on a program whose bounds are known so far."""
+BoundRows = Callable[[RelaxedProgram, dict[int, Tensor], Tensor], tuple[Tensor, Tensor]]
+"""Lower and upper bounds (B', M) of rows on a program whose bounds are known so far; which of all problems (B',) these are."""
 
 
 def widest(graph: Graph, node: int) -> int:
@@ -111,7 +111,7 @@ def _refine(
             deadline.check()
             rows = torch.zeros(*piece.shape, marked.shape[1], dtype=torch.float64, device=piece.device)
             rows.scatter_(2, piece[..., None], 1.0)
-            low, high = bound(part, {node: rows.reshape(*piece.shape, *shape)})
+            low, high = bound(part, {node: rows.reshape(*piece.shape, *shape)}, chosen)
             own = marked[chosen].gather(1, piece)
             lower[chosen[:, None], piece] = torch.where(own, low, lower[chosen[:, None], piece])
             upper[chosen[:, None], piece] = torch.where(own, high, upper[chosen[:, None], piece])
