@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,13 +68,15 @@ def rounded(
     program: RelaxedProgram, rows: dict[int, Tensor], constant: Tensor, nodes: list[int], chosen: dict[int, Multipliers]
 ) -> tuple[Tensor, dict[int, Multipliers]]:
     """The bounds (B, M) at multipliers rounded to float32, and these, of ``nodes``."""
-    passed = back_substitute(program, rows, constant, nodes, chosen).passed
-    own = {}
+    single = {}
     for v in nodes:
-        if v in passed:
-            mu = (m.to(torch.float32).to(torch.float64).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for m in passed[v])
-            own[v] = Multipliers(program.free(v), mu=tuple(mu))
-    return back_substitute(program, rows, constant, multipliers=own).lower, own
+        lines, own = program.lines[v], chosen.get(v)
+        if own is None:
+            below, above = (tuple(s[:, None] for s in slopes) for slopes in (lines.lower_slopes, lines.upper_slopes))
+            own = Multipliers(program.free(v), below, above)
+        single[v] = replace(own, single=True)
+    found = back_substitute(program, rows, constant, nodes, single)
+    return found.lower, {v: Multipliers(program.free(v), mu=found.passed[v]) for v in nodes if v in found.passed}
 
 
 def by_cases(trees: RowTrees, program: RelaxedProgram, z: int, entries: Tensor, deadline: Deadline) -> Iterator[Leaves]:

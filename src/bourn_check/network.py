@@ -19,6 +19,8 @@ from bourn_check.arithmetic import Arithmetic, Floats, Index, Values
 
 Part = tuple[Values, Index]
 """Rows (M, n) that are on n entries of a tensor alone, and these, ascending."""
+HAIR = 2.0**-10
+"""The share of an interval that is next to nothing."""
 Backward = tuple[list[Part], Values | None]
 """The rows on every input, and what they say of the bias, (M,)."""
 
@@ -183,10 +185,11 @@ class PiecewiseLinear(Nonlinear):
         return z.scaled(slopes[piece]) + arithmetic.exact(offsets[piece])
 
     def affine(self, lower: Floats, upper: Floats) -> tuple[NDArray[np.bool_], Floats, Floats]:
-        knots, (slopes, offsets) = np.array(self.knots), np.array(self.pieces).T
+        """Where it is not, the slope of the piece that all but a hair of the interval lies on, and 0 without such a piece."""
+        knots, (slopes, offsets), hair = np.array(self.knots), np.array(self.pieces).T, HAIR * (upper - lower)
         first, last = np.searchsorted(knots, lower, "right"), np.searchsorted(knots, upper, "left")
-        piece = np.minimum(first, last)
-        return first < last, np.where(first < last, 0.0, slopes[piece]), offsets[piece]
+        start, end = np.searchsorted(knots, lower + hair, "right"), np.searchsorted(knots, upper - hair, "left")
+        return first < last, np.where(start < end, 0.0, slopes[np.minimum(start, end)]), offsets[np.minimum(first, last)]
 
     def lines(self, lower: Floats, upper: Floats) -> tuple[Floats, Floats]:
         """Of the piece a little left of the middle, and of the chord: intervals around a knot are common, and so rounding

@@ -74,7 +74,7 @@ class Multipliers:
 
     Either ``mu`` itself, or slopes ``below`` and ``above`` that the row's positive and negative part take, and to which
     ``mu`` (where given too) is added.  Any numbers give a valid bound.  ``hints`` say where the lines of these slopes touch
-    (:meth:`bourn.relaxations.base.Nonlinearity.support`).
+    (:meth:`bourn.relaxations.base.Nonlinearity.support`).  ``single``: they are rounded to float32.
     """
 
     free: Tensor
@@ -82,15 +82,17 @@ class Multipliers:
     above: Tensors = ()
     mu: Tensors = ()
     hints: Hints = NO_HINTS
+    single: bool = False
 
     def on(self, row: Tensor) -> Tensors:
         """The multipliers for a row on the node, one an input."""
-        if not self.below:
-            return self.mu
-        positive = row.clamp(min=0)
-        negative = row - positive
-        mu = tuple(positive * low + negative * high for low, high in zip(self.below, self.above, strict=True))
-        return tuple(a + b for a, b in zip(mu, self.mu, strict=True)) if self.mu else mu
+        mu = self.mu
+        if self.below:
+            positive = row.clamp(min=0)
+            negative = row - positive
+            mu = tuple(positive * low + negative * high for low, high in zip(self.below, self.above, strict=True))
+            mu = tuple(a + b for a, b in zip(mu, self.mu, strict=True)) if self.mu else mu
+        return tuple(m.to(torch.float32).to(m.dtype) for m in mu) if self.single else mu
 
 
 def back_substitute(
