@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -205,6 +208,56 @@ def test_trees_of_splits_prove_more_than_any_bound(tmp_path: Path) -> None:
     trusted = Refutation(conjunction, (1.0,), 0.1, "milp, trusting HiGHS")
     bourn.write_certificate(replace(result, verdict=Verified(((trusted,),), (case,))), tmp_path / "proof.bourn")
     assert bourn_check.check(tmp_path / "proof.bourn", network, question).parts > 1
+
+
+def quarters(*neurons: int) -> list[tuple[Split, ...]]:
+    return [tuple(Split("z", i, 0.0, part) for i, part in zip(neurons, parts, strict=True)) for parts in product(Part, Part)]
+
+
+def apart(folder: Path) -> tuple[Files, Chunks]:
+    """Two outputs x_k + 1 = relu(x_k) - relu(-x_k) + 1, each refuted by a tree of its own, of splits of its own neurons."""
+    constants = {"W": np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float32)}
+    constants |= {"V": np.array([[1, -1, 0, 0], [0, 0, 1, -1]], np.float32), "b": np.ones(2, np.float32)}
+    nodes = [node("Gemm", "x W", "z", transB=1), node("Relu", "z", "a"), node("Gemm", "a V b", "y", transB=1)]
+    files = Files(folder / "net.onnx", folder / "prop.vnnlib", folder / "proof.bourn")
+    files.network.write_bytes(model(nodes, {"x": [1, 2]}, constants).SerializeToString())
+    lower, upper = np.full(2, -0.9), np.ones(2)
+    asked = " ".join(f"(<= (+ Y_{k} (* -1 X_{k})) 0.8)" for k in range(2))
+    files.specification.write_text(specification(lower, upper, 2, f"(assert (or {asked}))"))
+    result = bourn.verify(files.network, files.specification)
+    (case,) = result.question.cases
+    trees = tuple(
+        SplitTree(c, tuple(Leaf(path, (1.0,), 0.05, "a test") for path in quarters(2 * k, 2 * k + 1)))
+        for k, c in enumerate(case.specification.conjunctions)
+    )
+    bourn.write_certificate(replace(result, verdict=Verified((trees,), (case,))), files.certificate)
+    return files, contents(files.certificate)[2]
+
+
+def test_conjunctions_that_are_split_apart_share_the_whole(tmp_path: Path) -> None:
+    files, (whole, *_) = apart(tmp_path)
+    assert [set(own) for own in whole["splits"]] == [{"tensor", "of", "entry", "at", "conjunctions"}] * 2
+    for arithmetic in ARITHMETICS:
+        assert bourn_check.check(*files.arguments, arithmetic).parts == 13
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "why"),
+    [
+        (lambda splits, arrays: splits.pop(), bourn_check.NotAProof, "in part 0 nothing refutes conjunction"),
+        (lambda splits, arrays: splits[0].pop("conjunctions"), bourn_check.NotAProof, "nothing refutes conjunction"),
+        (lambda splits, arrays: splits[0].update(conjunctions=splits[1]["conjunctions"]), bourn_check.NotAProof, "conjunction"),
+        (lambda splits, arrays: arrays.update({splits[0]["conjunctions"]: np.array([7])}), bourn_check.Unreadable, "does not hold"),
+        (lambda splits, arrays: splits[0].update(conjunctions=[0]), bourn_check.Unreadable, "names no array"),
+    ],
+)
+def test_a_conjunction_that_no_split_is_for_is_missing(
+    tmp_path: Path, change: Callable[[Any, Arrays], object], error: type[Exception], why: str
+) -> None:
+    files, _ = apart(tmp_path)
+    other = changed(files, lambda manifest, arrays, chunks: change(chunks[0]["splits"], arrays))
+    with pytest.raises(error, match=why):
+        bourn_check.check(*other.arguments)
 
 
 def test_what_is_not_true_has_no_certificate(tmp_path: Path) -> None:

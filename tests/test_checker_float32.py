@@ -295,6 +295,14 @@ def test_a_neuron_that_rounding_turns_on_is_not_called_stable(tmp_path: Path) ->
         bourn_check.check(*files.arguments, semantics="float32")
 
 
+def test_a_neuron_that_only_rounding_leaves_open_costs_next_to_nothing(tmp_path: Path) -> None:
+    # z = x - 1 is at least 0, in float32 about so; y = relu(z) - z + 0.1 is 0.1, which 0 as the multiplier of z would not tell.
+    constants = {"W": np.array([[1]], F), "b": np.array([-1], F), "V": np.array([[1]], F), "c": np.array([0.1], F)}
+    nodes = [node("Gemm", "x W b", "z", transB=1), node("Relu", "z", "a"), node("Sub", "a z", "d"), node("Gemm", "d V c", "y")]
+    files = certified(tmp_path, model(nodes, {"x": [1, 1]}, constants), np.ones(1), np.full(1, 2.0), "(assert (<= Y_0 0.05))")
+    assert bourn_check.check(*files.arguments, semantics="float32").verdict == "unsat"
+
+
 @pytest.mark.parametrize("size", [1.0, 2.0**40])
 def test_flushed_to_zero(tmp_path: Path, size: float) -> None:
     """A product below the normal range may be 0; a large weight behind it makes that count."""

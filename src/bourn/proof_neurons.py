@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from bourn.program.branches import CannotSplit, Multiplied, Parts, Shared
 from bourn.program.relaxed import RelaxedProgram
 from bourn.proof_cases import rounded
 from bourn.proof_sets import in_file, stated_weights
-from bourn.proof_trees import Grown, Left, halved, integers, planned, refutations
+from bourn.proof_trees import Grown, Left, halved, integers, refutations
 from bourn.proving import SLACK, Proof, stated_of_parts
 from bourn.solvers.base import output_rows
 from bourn.solvers.branching import BRANCHING_NEURONS, Scene
@@ -33,14 +34,17 @@ _ROOT, _CHILD, _INNER, _LAST = Climb(steps=60, decay=0.96), Climb(), Climb(steps
 
 @dataclass(eq=False)
 class _Node:
-    """A part: its number in the file, its neurons' bounds, of open conjunctions their multipliers, the leaves of the run."""
+    """A part: its number in the file, its neurons' bounds, of open conjunctions their multipliers, the leaves of the run.
+
+    ``after``: the first of the layers that were split since bounds were found anew.
+    """
 
     number: int
     parts: Parts
     chosen: dict[int, Multiplied]
     left: Left
     depth: int
-    after: int = -1
+    after: int
 
 
 def grow_by_neuron(own: Grown, root: Proof) -> None:
@@ -65,6 +69,8 @@ class _Growing:
     shared: Shared = field(init=False)
     places: dict[tuple[int, int], int] = field(init=False)
     numbers: int = 1
+    tried: int = 0
+    failed: int = 0
 
     def __post_init__(self) -> None:
         conjunctions = [tree.conjunction for tree in self.own.trees]
@@ -82,38 +88,52 @@ class _Growing:
             weights = torch.zeros(1, len(self.rows))
             weights[0, group] = 1.0 / len(group)
             chosen[k] = self.shared.begin(parts, weights)
-        stack = [_Node(0, parts, chosen, left, 0)]
+        stack = [_Node(0, parts, chosen, left, 0, len(self.shared.kept))]
         while stack:
             size = 1 if self.numbers == 1 else _AT_ONCE
             batch, stack = stack[-size:], stack[:-size]
             chunk: dict[str, Any] = {"parts": integers(n.number for n in batch), "bounds": [], "refuted": []}
+            every = list(range(len(batch)))
             if batch[0].number == 0:
-                chunk["bounds"] = self.root.bounds
+                chunk["bounds"], chunk["refuted"] = self.root.bounds, self._refute(batch, every, _ROOT, True)
             else:
-                chunk["bounds"] = self._tighten(batch)
-            chunk["refuted"] = self._refute(batch, _CHILD if batch[0].number else _ROOT)
-            open_ = [n for n in batch if n.chosen]
-            neurons = self._neurons(open_)
-            chunk["splits"] = self._splits(batch, open_, neurons)
+                ended = [(n, k) for n in batch for k in n.chosen if len(n.left[k][0].splits) <= n.depth]
+                chunk["refuted"] = self._refute(batch, every, _CHILD, not self.eager)
+                open_ = {n.number for n, k in ended if k in n.chosen}
+                self.tried, self.failed = self.tried + len(ended), self.failed + sum(k in n.chosen for n, k in ended)
+                late = [i for i, n in enumerate(batch) if n.chosen and (self.eager or n.number in open_)]
+                chunk["bounds"] = self._tighten(batch, late)
+                chunk["refuted"] += self._refute(batch, late, _CHILD, True)
+            splits = [own for n in batch if n.chosen for own in self._planned(n)]
+            chunk["splits"], splits = self._splits(batch, splits)
             self.own.file.chunk(chunk)
-            for node, neuron in zip(open_, neurons, strict=True):
+            for node, neuron in splits:
                 stack.extend(self._halves(node, neuron))
             self.own.tell(len(batch))
 
+    @property
+    def eager(self) -> bool:
+        """Whether bounds are found anew after every split: where many of the run's leaves were not refuted on those of the root."""
+        return 4 * self.failed > self.tried
+
     # bounds
 
-    def _tighten(self, batch: list[_Node]) -> list[dict[str, Any]]:
-        """Bounds of open neurons behind the last split, anew where these are tighter; parts that they leave empty are closed."""
+    def _tighten(self, batch: list[_Node], some: list[int]) -> list[dict[str, Any]]:
+        """Bounds of open neurons behind the splits since the last time, anew where these are tighter, of some parts.
+
+        Parts that they leave empty are closed.
+        """
         written = []
         for number, v in enumerate(self.shared.kept):
             own = self.shared.place[v]
-            which = [i for i, n in enumerate(batch) if n.chosen and n.after < number and bool(n.parts.open[:, own].any())]
+            which = [i for i in some if batch[i].after < number and bool(batch[i].parts.open[:, own].any())]
             if not which:
                 continue
             at_once = max(1, _ROWS // (2 * max(int(batch[i].parts.open[:, own].sum()) for i in which)))
             for first in range(0, len(which), at_once):
                 written += self._layer(batch, which[first : first + at_once], v)
-        for node in batch:
+        for node in (batch[i] for i in some):
+            node.after = len(self.shared.kept)
             if bool((node.parts.lower > node.parts.upper).any()):
                 node.chosen.clear()
         return written
@@ -151,24 +171,26 @@ class _Growing:
 
     # refutations
 
-    def _refute(self, batch: list[_Node], climb: Climb) -> list[dict[str, Any]]:
-        """Refute what can be, and forget it where it is."""
+    def _refute(self, batch: list[_Node], some: list[int], climb: Climb, last: bool) -> list[dict[str, Any]]:
+        """Refute what can be of some parts, and forget it where it is; ``last``: with more steps where the run went no further."""
         written = []
         for k in range(len(self.groups)):
-            which = [i for i, n in enumerate(batch) if k in n.chosen]
+            which = [i for i in some if k in batch[i].chosen]
             if not which:
                 continue
             parts, chosen = _joined([batch[i].parts for i in which]), _together([batch[i].chosen[k] for i in which])
             chosen, value, _ = climb.run(self.shared, parts, chosen)
             again = [
                 j for j, i in enumerate(which)
-                if value[j] <= 0 and (len(batch[i].left[k][0].splits) <= batch[i].depth or not bool(parts.open[j].any()))
+                if last
+                and value[j] <= 0
+                and (len(batch[i].left[k][0].splits) <= batch[i].depth or not bool(parts.open[j].any()))
             ]
             for j, i in enumerate(which):
                 batch[i].chosen[k] = chosen[j : j + 1]
             if again:  # leaves of the run
-                some = torch.tensor(again)
-                better, _, _ = _LAST.run(self.shared, parts[some], chosen[some])
+                late = torch.tensor(again)
+                better, _, _ = _LAST.run(self.shared, parts[late], chosen[late])
                 for n, j in enumerate(again):
                     batch[which[j]].chosen[k] = better[n : n + 1]
             written += self._state(batch, which, k)
@@ -206,28 +228,35 @@ class _Growing:
 
     # splits
 
-    def _neurons(self, open_: list[_Node]) -> list[int]:
-        """Of every part the neuron that it is split at: the run's or, beyond its leaves, that of the greatest score."""
-        found = []
-        for node in open_:
-            neuron = self._planned(node)
-            if neuron is None and not bool(node.parts.open.any()):
-                raise UsageError("no certificate was written: a part without unstable neurons is not refuted again")
-            found.append(self._best(node) if neuron is None else neuron)
+    def _planned(self, node: _Node) -> list[tuple[_Node, int]]:
+        """Where a part is split, of the conjunctions that the run split at the same neuron together; beyond its leaves that of
+        the greatest score.  Of a neuron that is stable here the leaves on the other side are dropped."""
+        found, pending = [], [node]
+        while pending:
+            node = pending.pop()
+            groups: dict[tuple[str, int, float], list[int]] = {}
+            ended = [k for k in node.chosen if len(node.left[k][0].splits) <= node.depth]
+            for k in (k for k in node.chosen if k not in ended):
+                groups.setdefault(node.left[k][0].splits[node.depth].place, []).append(k)
+            if len(groups) > 1:
+                for own in groups.values():
+                    some, ended = own + ended, []
+                    chosen, left = {k: node.chosen[k] for k in some}, {k: node.left[k] for k in some}
+                    pending.append(replace(node, chosen=chosen, left=left))
+            elif not groups:
+                if not bool(node.parts.open.any()):
+                    raise UsageError("no certificate was written: a part without unstable neurons is not refuted again")
+                found.append((node, self._best(node)))
+            else:
+                z, entry = self.own.problem.network.number(next(iter(groups))[0]), next(iter(groups))[1]
+                neuron = self.places.get((z, entry))
+                if neuron is not None and bool(node.parts.open[0, neuron]):
+                    found.append((node, neuron))
+                    continue
+                low = self.root.program.bounds[z].lower.flatten()[entry] if neuron is None else node.parts.lower[0, neuron]
+                left = halved(node.left, node.depth, Part.ABOVE if float(low) >= 0 else Part.BELOW)
+                pending.append(replace(node, left=left, depth=node.depth + 1))
         return found
-
-    def _planned(self, node: _Node) -> int | None:
-        """The run's next neuron that is unstable here; of one that is stable the leaves on the other side are dropped."""
-        while (place := planned(node.left, node.depth)) is not None:
-            z = self.own.problem.network.number(place[0])
-            neuron = self.places.get((z, place[1]))
-            if neuron is not None and bool(node.parts.open[0, neuron]):
-                return neuron
-            bounds = self.root.program.bounds[z].lower.flatten()[place[1]]
-            low = bounds if neuron is None else node.parts.lower[0, neuron]
-            node.left = halved(node.left, node.depth, Part.ABOVE if float(low) >= 0 else Part.BELOW)
-            node.depth += 1
-        return None
 
     def _best(self, node: _Node) -> int:
         own, parts = self.shared, node.parts
@@ -238,30 +267,26 @@ class _Growing:
         scene = Scene(lower, upper, found.row, found.z, parts.open, own.slope, node.chosen[k].alpha, own.outgoing, own.layer)
         return int(BRANCHING_NEURONS["early"](scene).masked_fill(~parts.open, -1.0).argmax(1))
 
-    def _splits(self, batch: list[_Node], open_: list[_Node], neurons: list[int]) -> list[dict[str, Any]]:
-        """The splits as a chunk has them, tensor after tensor; ``open_`` is put into their order."""
-        where = {id(n): i for i, n in enumerate(batch)}
-        order = sorted(range(len(open_)), key=lambda i: (self._node(neurons[i]), where[id(open_[i])]))
-        open_[:], neurons[:] = [open_[i] for i in order], [neurons[i] for i in order]
+    def _splits(self, batch: list[_Node], splits: list[tuple[_Node, int]]) -> tuple[list[dict[str, Any]], list[tuple[_Node, int]]]:
+        """The splits as a chunk has them, those of one tensor and of the same conjunctions together, and in this order."""
+        place, times = {n.number: i for i, n in enumerate(batch)}, Counter(n.number for n, _ in splits)
+        groups: dict[tuple[int, tuple[int, ...]], list[tuple[_Node, int]]] = {}
+        for node, neuron in sorted(splits, key=lambda own: place[own[0].number]):
+            only = tuple(sorted(node.chosen)) if times[node.number] > 1 else ()
+            groups.setdefault((self._node(neuron), only), []).append((node, neuron))
         found = []
-        for v in dict.fromkeys(map(self._node, neurons)):
-            own = [(n, neuron) for n, neuron in zip(open_, neurons, strict=True) if self._node(neuron) == v]
+        for (v, only), own in groups.items():
             entries = [int(self.shared.kept[v].numbers[0, neuron - self.shared.place[v].start]) for _, neuron in own]
-            found.append(
-                {
-                    "tensor": self.own.names[v],
-                    "of": integers(where[id(n)] for n, _ in own),
-                    "entry": integers(entries),
-                    "at": np.zeros(len(own)),
-                }
-            )
-        return found
+            of, at = integers(place[n.number] for n, _ in own), np.zeros(len(own))
+            stated = {"tensor": self.own.names[v], "of": of, "entry": integers(entries), "at": at}
+            found.append(stated | ({"conjunctions": integers(only)} if only else {}))
+        return found, [split for own in groups.values() for split in own]
 
     def _node(self, neuron: int) -> int:
         return next(v for v, own in self.shared.place.items() if own.start <= neuron < own.stop)
 
     def _halves(self, node: _Node, neuron: int) -> list[_Node]:
-        after = list(self.shared.kept).index(self._node(neuron))
+        after = min(node.after, list(self.shared.kept).index(self._node(neuron)))
         halves = []
         for side, part in ((-1, Part.BELOW), (1, Part.ABOVE)):
             left = halved(node.left, node.depth, part)

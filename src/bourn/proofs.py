@@ -8,6 +8,7 @@ comes to are not those of the run, but they stand on nothing else than what is i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,15 +175,13 @@ def _cases(
     on_input = [t for t in trees if any(leaf.splits and leaf.splits[0].node == problem.network.nodes[0].name for leaf in t.leaves)]
     on_neurons = [t for t in trees if t not in on_input]
     groups: list[Sequence[Refutation | SplitTree]] = [plain]
-    by_neuron = [(own, _grow_within) for own in together(on_neurons)]
-    for own, grow in ((on_input, grow_by_input), *by_neuron):
+    for own, grow in ((on_input, _grow_by_input), (on_neurons, _grow_within)):
         if own:
             try:
-                grow(Grown(file, problem, names, own, log, deadline, inner, given))
+                groups += grow(Grown(file, problem, names, own, log, deadline, inner, given))
             except UsageError as error:
                 trusting = {leaf.method.partition("trusting ")[2] for tree in own for leaf in tree.leaves} - {""}
                 raise UsageError(f"{error}; trusted: {', '.join(sorted(trusting))}" if trusting else str(error)) from None
-            groups.append(own)
     whole: dict[str, Any] = {
         side: file.array(t.flatten().numpy().astype("<f8"))
         for side, t in (("lower", problem.box.lower), ("upper", problem.box.upper))
@@ -194,13 +193,23 @@ def _cases(
     ]
 
 
-def _grow_within(own: Grown) -> None:
-    """A tree of splits within the network: of ReLUs at their kinks where that suffices, else of any function at any value."""
+def _grow_by_input(own: Grown) -> list[Sequence[SplitTree]]:
+    grow_by_input(own)
+    return [own.trees]
+
+
+def _grow_within(own: Grown) -> list[Sequence[SplitTree]]:
+    """Splits within the network, of ReLUs at their kinks where that suffices, else of any function at any value; trees by case."""
     root, graph = Proof(own.problem, own.names, Level.ASCENT, own.inner, own.deadline, own.given), own.problem.network
     for z in graph.pre_activations:
         root.add(z)
-    neurons = all(len(graph.readers(z)) == 1 for z in graph.pre_activations) and not refusal(root.program)
-    (grow_by_neuron if neurons else grow_by_value)(own, root)
+    if all(len(graph.readers(z)) == 1 for z in graph.pre_activations) and not refusal(root.program):
+        grow_by_neuron(own, root)
+        return [own.trees]
+    groups = together(list(own.trees))
+    for some in groups:
+        grow_by_value(replace(own, trees=some), root)
+    return [*groups]
 
 
 def _plain(

@@ -92,12 +92,12 @@ class Tree:
         for refuted in items(stated, "refuted", where):
             for i, conjunction in self._refuted(dual, refuted, numbers, where):
                 open_[i].discard(conjunction)
-        split = np.zeros(len(parts), dtype=bool)
+        left = [set(some) for some in open_]
         for halves in items(stated, "splits", where):
-            self._split(dual, open_, split, halves, where)
-        left = [i for i, rest in enumerate(open_) if rest and not split[i]]
-        if left:
-            raise NotAProof(f"{where}: in part {numbers[left[0]]} nothing refutes conjunction {min(open_[left[0]])}")
+            self._split(dual, open_, left, halves, where)
+        for number, some in zip(numbers.tolist(), left, strict=True):
+            if some:
+                raise NotAProof(f"{where}: in part {number} nothing refutes conjunction {min(some)}")
 
     def _step(self, stated: Any, where: str) -> str:
         if str(stated) not in self.steps:
@@ -236,17 +236,21 @@ class Tree:
                     begin += size
         return start, constant
 
-    def _split(self, dual: Dual, open_: list[set[int]], split: np.ndarray, stated: dict[str, Any], where: str) -> None:
-        """Both halves of some parts: an entry of what a step reads, or of the input, at most and at least a number."""
+    def _split(self, dual: Dual, open_: list[set[int]], left: list[set[int]], stated: dict[str, Any], where: str) -> None:
+        """Both halves of some parts: an entry of what a step reads, or of the input, at most and at least a number.
+
+        They are for some conjunctions, which need no more of the whole then; a part may be split for others elsewhere.
+        """
+        count, only = len(self.used), stated.get("conjunctions")
+        some = range(count) if only is None else self.own.indices(only, where, count).tolist()
         name = "" if stated.get("tensor") is None else self._step(stated["tensor"], where)
         of = self.own.indices(stated.get("of"), where, len(open_), ascending=True)
         size = dual.ends[name].shape[2]
         entries, at = self.own.indices(stated.get("entry"), where, size), self.own.floats(stated.get("at"), where, len(of))
-        if len(entries) != len(of) or split[of].any():
-            self.own.fail(where, "an entry for each split is needed, and one split for a part")
-        split[of] = True
+        if len(entries) != len(of):
+            self.own.fail(where, "an entry for each split is needed")
         for i, entry, value in zip(of.tolist(), entries.tolist(), at.tolist(), strict=True):
-            ends = {n: known[:, i] for n, known in dual.ends.items()}
-            for side in (0, 1):
-                self.pending[self.count] = _Part(ends, frozenset(open_[i]), name, side, entry, value)
-                self.count += 1
+            ends, own = {n: known[:, i] for n, known in dual.ends.items()}, open_[i].intersection(some)
+            left[i] -= own
+            self.pending.update((self.count + side, _Part(ends, frozenset(own), name, side, entry, value)) for side in (0, 1))
+            self.count += 2
