@@ -32,7 +32,7 @@ EXAMPLES: list[Nonlinearity] = [example for c in CLASSES for example in c.exampl
 ELEMENT_WISE = [e for e in EXAMPLES if isinstance(e, ElementWise)]
 PIECEWISE = [e for e in ELEMENT_WISE if isinstance(e, PiecewiseLinear)]
 TINIEST = math.ulp(0.0)
-FEW = 15
+FEW = 10
 """Draws of up to 12 intervals each, for every example."""
 
 
