@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -11,16 +13,22 @@ import onnx
 import pytest
 
 import bourn
+from bourn.cli.main import run
+from bourn.formats.vnnlib import parse
+from bourn.formats.vnnlib_writing import as_vnnlib
 from bourn.plans import Bounding, Plan
 from bourn.problem.polytopes import Polytope
 from bourn.problem.problem import problems
+from bourn.problem.specification import Conjunction, Specification
 from bourn.solvers.branch_and_bound import BranchAndBound
 from bourn.solvers.neuron_splitting import NeuronSplitting
 from bourn.solvers.value_splitting import ValueSplitting
 from bourn_check import NotAProof, check
-from certificate_files import Arrays, Chunks, Files, Manifest, changed, contents, mlp, specification
+from bourn_check.readers.vnnlib import read_specification
+from certificate_files import Arrays, Chunks, Files, Manifest, changed, contents, mlp, rewritten, specification
 from test_checker_functions import composed
 
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 CUTS = "(assert (<= (+ X_0 X_1) 0.1))", "(assert (>= (- X_2 (* 0.3 X_0)) 0.2))"
 
 
@@ -117,3 +125,72 @@ def test_several_polytopes_of_one_question(tmp_path: Path) -> None:
     bourn.write_certificate(result, files.certificate)
     assert check(*files.arguments).verdict == "unsat"
     assert len(contents(files.certificate)[0]["cases"]) == 2
+
+
+# Balls, and questions that are no file
+
+
+@pytest.mark.parametrize("norm", [1, 2, math.inf])
+def test_questions_about_images_are_written_beside_their_certificates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], norm: float
+) -> None:
+    network, images, proof = EXAMPLES / "digits_mlp.onnx", EXAMPLES / "digits_images.npz", tmp_path / "proof.bourn"
+    radius = {1: "0.5", 2: "0.25", math.inf: "0.02"}[norm]
+    ball = ["--image", str(images), "--index", "3", "--radius", radius, "--norm", str(norm)]
+    assert run(["verify", str(network), *ball, "--certificate", str(proof)]) == 0
+    question = tmp_path / "proof.vnnlib"
+    assert f"about the question in {question}" in capsys.readouterr().err
+    for arithmetic in ("float", "ball", "rational"):
+        assert check(proof, network, question, arithmetic).verdict == "unsat"
+    # A greater ball is another question, even for what the file proves.
+    text = question.read_text()
+    larger = text.replace(f" {radius} {radius})", " 0.9 0.9)") if norm == 2 else text.replace(f") {radius}))", ") 0.9))")
+    question.write_text(larger if norm < math.inf else text.replace("(assert (<= X_0 ", "(assert (<= X_0 1"))
+    assert question.read_text() != text
+    with pytest.raises(NotAProof, match="another specification"):
+        check(proof, network, question)
+    manifest, arrays, chunks = contents(proof)
+    manifest["specification"]["sha256"] = hashlib.sha256(question.read_bytes()).hexdigest()
+    rewritten(proof, manifest, arrays, chunks)
+    with pytest.raises(NotAProof):
+        check(proof, network, question)
+    assert run(["verify", str(network), *ball, "--certificate", str(proof), "-q"]) == 2
+    assert "is there and asks something else" in capsys.readouterr().err
+
+
+def test_trees_on_balls(tmp_path: Path) -> None:
+    files = Files(tmp_path / "net.onnx", tmp_path / "proof.vnnlib", tmp_path / "proof.bourn")
+    files.network.write_bytes(mlp(3, (6, 6)).SerializeToString())
+    model, center, method = bourn.load(files.network), np.array([0.3, -0.2, 0.1]), bourn.method("alpha-crown-all")
+    ball = bourn.lp_ball(center[None], 0.9, norm=2)
+    (row,) = (bourn.Row.of({0: 1}),)
+    asked = bourn.region(ball, Specification((Conjunction((row,)),)), 2)
+    (problem,) = problems(model.graph, asked)
+    low = float(method.prepare(model.graph, problem.box).minimise(problem.objectives([row])).bound)
+    high = float(model.graph.evaluate(problem.box.sample(1000)[0]).flatten(1)[:, 0].min())
+    row = bourn.Row.of({0: 1}, constant=-(low + 0.2 * (high - low)))
+    asked = bourn.region(ball, Specification((Conjunction((row,)),)), 2)
+    plan = Plan((Bounding(method), BranchAndBound(NeuronSplitting())))
+    result = bourn.verify(model, asked, plan=plan, timeout=20.0)
+    assert result.status == "unsat"
+    bourn.write_certificate(result, files.certificate)
+    for arithmetic in ("float", "rational"):
+        assert check(*files.arguments, arithmetic).parts > 1
+
+
+def test_written_questions_ask_what_was_asked(tmp_path: Path) -> None:
+    rows = (bourn.Row.of({0: 1, 1: -2}, {2: Fraction(1, 3)}, Fraction(-5, 8)), bourn.Row.of({1: Fraction(1, 10)}, strict=True))
+    conjunctions = (Conjunction(rows), Conjunction(rows[1:]))
+    matrix = np.array([[1.0, 0.1, 0.0], [0.0, -1.0, 2.0]])
+    for box in (
+        bourn.box(np.array([[0.1, -np.inf, 1e-20]]), np.array([[0.1, 2.0, np.inf]])),
+        bourn.polytope(np.full((1, 3), -1.0), np.full((1, 3), 1.0), matrix, np.array([0.3, 0.7])),
+    ):
+        asked = bourn.region(box, Specification(conjunctions), 2)
+        text = as_vnnlib(asked)
+        (case,) = parse(text).cases
+        assert [set(c.rows) & set(rows) for c in case.specification.conjunctions] == [set(c.rows) for c in conjunctions]
+        for ours, theirs in zip((case.box.lower, case.box.upper), (box.lower, box.upper), strict=True):
+            assert bool((ours == theirs).all())
+        read = read_specification(text.encode(), "the text")
+        assert [len(d.rows) for d in read.disjuncts] == [len(c.rows) for c in case.specification.conjunctions]

@@ -7,7 +7,8 @@ comes to are not those of the run, but they stand on nothing else than what is i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from bourn.certificates.file import CertificateFile, stated
 from bourn.certificates.splits import Leaf, SplitTree, together
 from bourn.deadline import Deadline
 from bourn.errors import UsageError
+from bourn.formats.vnnlib_writing import as_vnnlib
 from bourn.network.graph import Graph
-from bourn.problem.problem import Problem, problems
+from bourn.problem.problem import Problem, Question, problems
 from bourn.program.branches import refusal
 from bourn.proof_neurons import grow_by_neuron
 from bourn.proof_sets import HalfSpaces, stated_set
@@ -55,17 +57,20 @@ def write_certificate(
 ) -> None:
     """Write the certificate of a verdict: of ``unsat`` the proof, of ``sat`` the witness.
 
-    ``result`` is what :func:`bourn.verify` returned for an ONNX file and a VNN-LIB file.  ``log`` is called as layers are done.
-    ``timeout``: seconds.  Raises :class:`UsageError` for other verdicts and questions, for networks with nonlinear operators
-    other than :data:`OPERATORS`, for unbounded input sets, and where no multipliers were found that prove the
-    verdict again.
+    ``result`` is what :func:`bourn.verify` returned for an ONNX file.  A question that is no VNN-LIB file is written as one beside
+    the certificate, with the ending ``.vnnlib``.  ``log`` is called as layers are done; ``timeout``: seconds.  Raises
+    :class:`UsageError` for other verdicts, for networks with nonlinear operators other than :data:`OPERATORS`, for unbounded input
+    sets, and where no multipliers were found that prove the verdict again.
     """
-    verdict, source, deadline = result.verdict, result.question.source, Deadline(timeout)
+    verdict, deadline = result.verdict, Deadline(timeout)
     if not isinstance(verdict, Verified | Falsified):
         raise UsageError(f"no certificate is written: the verdict is {result.status}, which states nothing to be proved")
-    if not isinstance(result.model.source, str | Path) or not source or not Path(source).is_file():
-        raise UsageError("a certificate is about an ONNX file and a VNN-LIB file; this network or this question is no file")
-    with CertificateFile(path, Path(result.model.source), Path(source)) as file:
+    if result.question.joined:
+        raise UsageError("no certificate can be written yet for questions about several networks or hidden nodes")
+    network = result.model.source
+    if not isinstance(network, str | Path) or not Path(network).is_file():
+        raise UsageError("a certificate is about an ONNX file and a VNN-LIB file; this network is no file")
+    with _question(result.question, Path(path)) as asked, CertificateFile(path, Path(network), asked) as file:
         if isinstance(verdict, Falsified):
             found = verdict.counterexample
             x = np.asarray(found.x, dtype="<f8")
@@ -73,7 +78,7 @@ def write_certificate(
                 x = np.clip(x, *found.real)
             file.manifest |= {"verdict": "sat", "witness": file.array(x)}
             return
-        graph, names, refuted = _as_stored(result.model.graph.to("cpu"), Path(result.model.source), verdict.refutations)
+        graph, names, refuted = _as_stored(result.model.graph.to("cpu"), Path(network), verdict.refutations)
         leaves = max((leaves_of(step.what) for step in result.steps if not step.skipped), default=0)
         inner = RowTrees(leaves=leaves) if leaves else None
         cases: list[dict[str, Any]] = []
@@ -81,6 +86,33 @@ def write_certificate(
             say = (lambda text, n=number: log(f"case {n}: {text}")) if log is not None else None
             cases.extend(_cases(file, problem, names, refutations, inner, say, deadline))
         file.manifest |= {"verdict": "unsat", "cases": cases}
+
+
+def question_beside(path: Path) -> Path:
+    """Where the question of a certificate is written that is no file yet."""
+    return path.with_suffix(".vnnlib")
+
+
+@contextmanager
+def _question(question: Question, path: Path) -> Iterator[Path]:
+    """The question's file: its own, or one beside the certificate, which is gone again where no certificate is written."""
+    if question.source and Path(question.source).is_file():
+        yield Path(question.source)
+        return
+    text, beside = as_vnnlib(question), question_beside(path)
+    try:
+        if beside.exists() and beside.read_text() != text:
+            raise UsageError(f"{beside}: is there and asks something else; the certificate's question would be written there")
+        fresh = not beside.exists()
+        beside.write_text(text)
+    except OSError as error:
+        raise UsageError(f"{beside}: cannot be written: {error.strerror}") from None
+    try:
+        yield beside
+    except BaseException:
+        if fresh:
+            beside.unlink(missing_ok=True)
+        raise
 
 
 Refutations = tuple[tuple[Refutation | SplitTree, ...], ...]

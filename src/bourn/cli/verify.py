@@ -102,7 +102,7 @@ def command(
     bourn verify net.onnx property.vnnlib --certificate proof.bourn && bourn check proof.bourn net.onnx property.vnnlib
     """
     if certificate is not None:
-        _check_certificate(certificate, ball)
+        _check_certificate(certificate)
     wanted = Wanted(count, saved)
     wanted.check()
     if result is not None:
@@ -131,9 +131,7 @@ def command(
     return INTERRUPTED if interrupted else 0
 
 
-def _check_certificate(path: Path, ball: Ball | None) -> None:
-    if ball is not None:
-        raise UsageError("--certificate needs a VNN-LIB file to be about, not --image")
+def _check_certificate(path: Path) -> None:
     if not path.resolve().parent.is_dir():
         raise UsageError(f"{path}: cannot be written: there is no folder {path.parent}")
 
@@ -143,7 +141,7 @@ def _certify(found: Result, path: Path, quiet: bool) -> bool:
 
     False where it was interrupted.
     """
-    from bourn.proofs import write_certificate
+    from bourn.proofs import question_beside, write_certificate
 
     if found.status not in ("unsat", "sat"):
         click.echo(f"no certificate: {found.status} states nothing to be proved", err=True)
@@ -155,7 +153,8 @@ def _certify(found: Result, path: Path, quiet: bool) -> bool:
         click.echo("no certificate: interrupted; the verdict stands", err=True)
         return False
     if not quiet:
-        click.echo(f"certificate written to {path}", err=True)
+        asked = "" if found.question.source else f", about the question in {question_beside(path)}"
+        click.echo(f"certificate written to {path}{asked}", err=True)
     return True
 
 
