@@ -76,3 +76,19 @@ def test_limits_and_arguments(store: Path, capsys: pytest.CaptureFixture[str]) -
     assert ran(capsys, "check", store, "--memory", "-1")[0] == 2
     assert ran(capsys, "check", store.with_name("none.db"))[0] == 2
     assert ran(capsys, "check", store, "--workers", "0")[0] == 2
+
+
+def test_certified_radii_have_certificates_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "radii.db"
+    asked = ("--only", "mlp", "--count", "2", "-m", "crown", "-m", "pgd", "--certificates", "-o", path)
+    assert ran(capsys, "study", "minimum-distortion", ROOT / "studies" / "digits.toml", *asked)[0] == 2  # another kind of study
+    flags = ("-n", ROOT / "examples" / "digits_mlp.onnx", "--images", ROOT / "examples" / "digits_images.npz", *asked[2:])
+    status, _, said = ran(capsys, "study", "minimum-distortion", *flags)
+    assert status == 0
+    assert "2 certificates written" in said
+    assert ran(capsys, "check", path)[:2] == (0, "2 certified images: 2 proved\n")
+    with Store(path) as own:
+        for record in certified(own):
+            text = gzip.decompress(files_of(record, folder_of(path)).specification.read_bytes()).decode()
+            radius = float(text.split(" within ")[1].split()[0])
+            assert 0.998 * record.result["radius"] <= radius <= record.result["radius"]

@@ -45,7 +45,8 @@ def command(
 ) -> int:
     """Check that CERTIFICATE, as bourn verify --certificate writes it, proves its verdict about NET and PROP.
 
-    Or check all certificates of a study's STORE, which 'bourn study adversarial-error --certificates' wrote beside it.
+    Or check all certificates of a study's STORE, which 'bourn study adversarial-error --certificates' or
+    'bourn study minimum-distortion --certificates' wrote beside it.
 
     The checker is a package of its own, bourn_check, which imports nothing of bourn: `python -m bourn_check` does the same.
     Exit status: 0 if it is a proof, 1 if it is not, 2 if a file cannot be read; for a store the worst of all.

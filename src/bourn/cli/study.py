@@ -58,6 +58,9 @@ _OPTIONS = (
     click.option("--json", "form", flag_value="json", help="Print the table as JSON."),
 )
 
+_CERTIFICATES = click.option(
+    "--certificates", is_flag=True, help="Also write a proof of every certified image, to STORE's .certificates."
+)
 _RADII = click.option("--radius", "radii", multiple=True, type=float, help="A radius, instead of the file's.")
 
 
@@ -78,13 +81,14 @@ _study(
     _RADII,
     click.option("--cascade/--no-cascade", default=None, help="Let cheaper methods and the attack decide what they can first."),
     click.option("--bracket/--no-bracket", default=None, help="Show which images lie beyond every layer-wise method."),
-    click.option("--certificates", is_flag=True, help="Also write a proof of every certified image, to STORE's .certificates."),
+    _CERTIFICATES,
     click.option("--limit", type=float, metavar="SECONDS", help="For milp, branch-and-bound: seconds an image.  [default: 60]"),
     help="For how many images does a method prove that the class stays on the ball of a given radius?",
 )
 _study(
     "minimum-distortion",
     click.option("--precision", type=float, help="Relative precision of the radii.  [default: 0.001]"),
+    _CERTIFICATES,
     help="Up to which radius does a method prove that the class stays, and where does an attack succeed?",
 )
 _study(

@@ -1,7 +1,9 @@
 """A study's certificates: of every image that is certified a VNN-LIB file and a proof, in a folder beside the store.
 
-They are made after the answers, from multipliers found again, and checked one by one by the independent checker.  That a VNN-LIB
-file asks what the study asked rests on the writing here; that the network has no counterexample to it, on the checker alone.
+Of adversarial error at the study's radius, of minimum distortion at the radius that was certified or, where no multipliers are
+found again that prove just that, one smaller by the study's precision.  They are made after the answers, and checked one by one by
+the independent checker.  That a VNN-LIB file asks what the study asked rests on the writing here; that the network has no
+counterexample to it, on the checker alone.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +20,17 @@ import torch
 from bourn.certificates.evidence import Refutation, Verified
 from bourn.errors import BournError
 from bourn.proofs import write_certificate
-from bourn.studies.description import SPLITTING
+from bourn.studies.description import ATTACK, SPLITTING
 from bourn.studies.engines import each
 from bourn.studies.jobs import input_sets
 from bourn.studies.running import Study
 from bourn.studies.store import Record, Store
 
-STUDY, CERTIFIED, NETWORKS = "adversarial-error", "certified", "networks"
+ERROR, DISTORTION = "adversarial-error", "minimum-distortion"
+"""Kinds of study whose proofs can be kept."""
+CERTIFIED, NETWORKS = "certified", "networks"
+_FIRST = 0.25
+"""Of the time for a certificate, for the first of several radii."""
 
 PROVED, WRITTEN, NOT_A_PROOF, UNREADABLE = "proved", "written", "not a proof", "cannot be read"
 NONE, TRUSTED = "no certificate", "no certificate, trusted: HiGHS"
@@ -50,11 +57,12 @@ class Told:
 
 @dataclass(frozen=True, eq=False)
 class _Wanted:
-    """A certificate to be written: that the ball's images (lower and upper ends, flat) keep the label."""
+    """A certificate to be written: that the images around one (flat) keep the label, up to the first radius that has a proof."""
 
     files: Files
-    lower: np.ndarray
-    upper: np.ndarray
+    image: np.ndarray
+    radii: tuple[float, ...]
+    clip: Any
     label: int
     classes: int
     seconds: float
@@ -68,13 +76,14 @@ def folder_of(store: Path) -> Path:
 def files_of(record: Record, folder: Path) -> Files:
     """Where an answer's certificate is or would be, and what it is about."""
     network = folder / NETWORKS / f"{record.task['network_hash']}.onnx"
-    method = str(record.result["decided_by"])
+    method = str(record.result["decided_by"] if record.task["study"] == ERROR else record.task["method"])
     return Files(folder / f"{record.key}.bourn", network, folder / f"{record.key}.vnnlib.gz", method)
 
 
 def certified(store: Store) -> Iterator[Record]:
     """The answers that are proofs."""
-    return (r for r in store.records(STUDY) if r.result["outcome"] == CERTIFIED)
+    yield from (r for r in store.records(ERROR) if r.result["outcome"] == CERTIFIED)
+    yield from (r for r in store.records(DISTORTION) if r.task["method"] != ATTACK and (r.result["radius"] or 0) > 0)
 
 
 def write_all(study: Study, store: Store, workers: int = 1, seconds: float = 600.0) -> Iterator[Told]:
@@ -95,24 +104,37 @@ def write_all(study: Study, store: Store, workers: int = 1, seconds: float = 600
         record = records.get(asked.key)
         if record is None or (files := files_of(record, folder)).certificate.exists():
             continue
-        ball = input_sets(torch.from_numpy(asked.image)[None], asked.task["radius"], asked.task["clip"])
-        lower, upper = (end.flatten().numpy() for end in (ball.lower, ball.upper))
-        graph = known[asked.task["network_hash"]].graph
-        wanted.append(_Wanted(files, lower, upper, asked.task["label"], graph.nodes[graph.output].size, seconds))
+        task, graph = asked.task, known[asked.task["network_hash"]].graph
+        radii: tuple[float, ...] = (task["radius"],)
+        if task["study"] == DISTORTION:
+            found = float(record.result["radius"])
+            radii = found, found * (1 - task["options"]["precision"])
+        wanted.append(_Wanted(files, asked.image, radii, task["clip"], task["label"], graph.nodes[graph.output].size, seconds))
     return each(_write, wanted, workers)
 
 
 def _write(wanted: _Wanted) -> Told:
+    *others, last = wanted.radii
+    for radius in others:
+        told = _write_at(wanted, radius, _FIRST * wanted.seconds)
+        if told.outcome == WRITTEN:
+            return told
+    return _write_at(wanted, last, wanted.seconds)
+
+
+def _write_at(wanted: _Wanted, radius: float, seconds: float) -> Told:
     from bourn.formats.model import load
     from bourn.formats.vnnlib import load as load_vnnlib
     from bourn.verification import Result, verify
 
     try:
-        text = question(wanted.lower, wanted.upper, wanted.label, wanted.classes)
+        ball = input_sets(torch.from_numpy(wanted.image)[None], radius, wanted.clip)
+        text = question(ball.lower.flatten().numpy(), ball.upper.flatten().numpy(), wanted.label, wanted.classes)
+        text = f"; every image within {radius!r} of one has class {wanted.label}\n{text}"
         wanted.files.specification.write_bytes(gzip.compress(text.encode(), mtime=0))
         asked = load_vnnlib(wanted.files.specification)
         if wanted.files.method == SPLITTING:  # an answer keeps no tree, so it is made again
-            result = verify(wanted.files.network, asked, timeout=wanted.seconds)
+            result = verify(wanted.files.network, asked, timeout=seconds)
             if not isinstance(result.verdict, Verified):
                 return Told(wanted.files, NONE, f"not verified again: {result.status}")
         else:
@@ -121,7 +143,7 @@ def _write(wanted: _Wanted) -> Told:
                 for case in asked.cases
             )
             result = Result(Verified(found, asked.cases), load(wanted.files.network), asked, 0.0, ())
-        write_certificate(result, wanted.files.certificate, timeout=wanted.seconds)
+        write_certificate(result, wanted.files.certificate, timeout=seconds)
     except BournError as error:
         return Told(wanted.files, NONE, str(error))
     return Told(wanted.files, WRITTEN)
