@@ -1,9 +1,9 @@
 """Random edits of certificates: those that the checker still takes for proofs must be proofs, and none may break it.
 
-Two small questions about one network: one holds and has a certificate, the other is false, and its certificate is the same but
-for its hash and its rows.  Whatever is edited, the false one must never be proved; that is the independent criterion, for no edit
-makes it true.  Edits are of arrays, the manifest, chunks, single bits of the file, its length and its members, and of trees of
-splits as well as of plain proofs.  Every check has limits of memory and time, and may write no file.
+Pairs of small questions about one network, one for every kind of proof: one holds and has a certificate, the other is false, and
+its certificate is the same but for its hash and its rows.  Whatever is edited, the false one must never be proved; that is the
+independent criterion, for no edit makes it true.  Edits are of arrays, the manifest, chunks, single bits of the file, its length
+and its members.  Every check has limits of memory and time, and may write no file.
 
     python benchmarks/mutations.py --count 10000
 
@@ -19,6 +19,7 @@ import tempfile
 import time
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
@@ -26,9 +27,19 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+import bourn
+from bourn.plans import Bounding, Plan, Stand
+from bourn.solvers.input_splitting import InputSplitting
+from bourn.solvers.neuron_splitting import NeuronSplitting
+from bourn.solvers.value_splitting import ValueSplitting
 from bourn_check import NotAProof, Unreadable, check
 from bourn_check.limits import limits
-from certificate_files import Files, contents, mlp, proved, rewritten
+from certificate_files import Files, contents, convolutional, mlp, proved, rewritten
+from test_certificate_cases import DEEP
+from test_certificate_cases import asked as by_cases
+from test_certificate_sets import on_ball, on_polytope
+from test_certificate_splits import by_splitting
+from test_checker_functions import composed
 from test_checker_refusals import false_question, mutated, split
 
 
@@ -63,17 +74,37 @@ def main() -> int:
 
 
 def _questions(folder: Path) -> list[tuple[Files, bool]]:
-    """Files with certificates, and whether what they are about is true: plain proofs and trees."""
-    plain = proved(folder / "plain", mlp(1, (6, 6, 5)), "lp-all", radius=0.5)
+    """Files with certificates, and whether what they are about is true: of every kind of proof one of each."""
     tree = proved(folder / "tree", mlp(2, (6, 6, 5)), "ibp", radius=0.5)
     manifest, arrays, chunks = contents(tree.certificate)
     split(arrays, chunks)
     rewritten(tree.certificate, manifest, arrays, chunks)
     found = []
-    for own in (plain, tree):
+    for own in (proved(folder / "plain", mlp(1, (6, 6, 5)), "lp-all", radius=0.5), tree, *_others(folder)):
         (own.certificate.parent / "false").mkdir()
-        found += [(own, True), (false_question(own, own.certificate.parent / "false"), False)]
+        inside = np.array([-0.3, 0.1, 0.5]) if own.certificate.parent.name == "polytope" else None
+        false = false_question(own, own.certificate.parent / "false", inside)
+        assert _outcome(own) == "proof"
+        assert _outcome(false).startswith("not a proof: case 0")
+        found += [(own, True), (false, False)]
     return found
+
+
+def _others(folder: Path) -> Iterator[Files]:
+    """Smooth functions, products, maxima, sparse rows, bounds by cases, trees of every kind, polytopes and balls."""
+    yield proved(folder / "smooth", mlp(3, (6, 6), activation="Tanh"), "crown", radius=0.3)
+    for kind in ("mul", "max", "softmax"):
+        yield proved(folder / kind, composed(kind), "alpha-crown")
+    yield proved(folder / "convolutions", convolutional(3), "crown", radius=0.1)
+    for name in ("cases", "neurons", "values", "halves", "polytope", "ball"):
+        (folder / name).mkdir()
+    plan = Plan((Bounding(bourn.method("crown")), Bounding(DEEP, Stand.ON_TOP)))
+    yield by_cases(folder / "cases", plan, 0.9)
+    yield by_splitting(folder / "neurons", mlp(3, (6, 6)), NeuronSplitting(), 0.3, 0.5)
+    yield by_splitting(folder / "values", composed("hard swish"), ValueSplitting(), 0.1, 0.8)
+    yield by_splitting(folder / "halves", mlp(3, (6, 6), activation="Tanh"), InputSplitting(), 0.3, 0.5)
+    yield on_polytope(folder / "polytope", mlp(3, (6, 6)), "alpha-crown-all", share=-0.01)
+    yield on_ball(folder / "ball")
 
 
 def _edited(rng: np.random.Generator, own: Files, target: Files) -> str:

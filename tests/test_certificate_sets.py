@@ -158,22 +158,28 @@ def test_questions_about_images_are_written_beside_their_certificates(
     assert "is there and asks something else" in capsys.readouterr().err
 
 
-def test_trees_on_balls(tmp_path: Path) -> None:
-    files = Files(tmp_path / "net.onnx", tmp_path / "proof.vnnlib", tmp_path / "proof.bourn")
+def on_ball(folder: Path) -> Files:
+    """A network, and a question on an l2 ball that splitting neurons proves."""
+    files = Files(folder / "net.onnx", folder / "proof.vnnlib", folder / "proof.bourn")
     files.network.write_bytes(mlp(3, (6, 6)).SerializeToString())
-    model, center, method = bourn.load(files.network), np.array([0.3, -0.2, 0.1]), bourn.method("alpha-crown-all")
-    ball = bourn.lp_ball(center[None], 0.9, norm=2)
-    (row,) = (bourn.Row.of({0: 1}),)
-    asked = bourn.region(ball, Specification((Conjunction((row,)),)), 2)
-    (problem,) = problems(model.graph, asked)
-    low = float(method.prepare(model.graph, problem.box).minimise(problem.objectives([row])).bound)
+    model, method = bourn.load(files.network), bourn.method("alpha-crown-all")
+    ball = bourn.lp_ball(np.array([[0.3, -0.2, 0.1]]), 0.9, norm=2)
+
+    def asked(limit: float) -> bourn.Question:
+        return bourn.region(ball, Specification((Conjunction((bourn.Row.of({0: 1}, constant=-limit),)),)), 2)
+
+    (problem,) = problems(model.graph, asked(0.0))
+    low = float(method.prepare(model.graph, problem.box).minimise(problem.objectives()).bound)
     high = float(model.graph.evaluate(problem.box.sample(1000)[0]).flatten(1)[:, 0].min())
-    row = bourn.Row.of({0: 1}, constant=-(low + 0.2 * (high - low)))
-    asked = bourn.region(ball, Specification((Conjunction((row,)),)), 2)
     plan = Plan((Bounding(method), BranchAndBound(NeuronSplitting())))
-    result = bourn.verify(model, asked, plan=plan, timeout=20.0)
+    result = bourn.verify(model, asked(low + 0.2 * (high - low)), plan=plan, timeout=20.0)
     assert result.status == "unsat"
     bourn.write_certificate(result, files.certificate)
+    return files
+
+
+def test_trees_on_balls(tmp_path: Path) -> None:
+    files = on_ball(tmp_path)
     for arithmetic in ("float", "rational"):
         assert check(*files.arguments, arithmetic).parts > 1
 

@@ -214,22 +214,27 @@ def mutated(rng: np.random.Generator, manifest: Manifest, arrays: Arrays, chunks
         holder.append(holder[key])
 
 
-def false_question(files: Files, folder: Path) -> Files:
-    """The same network and box, asked for something that an input does satisfy; the certificate is about this question."""
+def false_question(files: Files, folder: Path, x: np.ndarray | None = None) -> Files:
+    """The same network and inputs, asked for something that an input does satisfy: ``x`` or the box's middle.
+
+    The certificate is about this question.
+    """
     manifest, arrays, chunks = contents(files.certificate)
     other = Files(files.network, folder / "false.vnnlib", folder / "false.bourn")
-    text = files.specification.read_text()
-    head, tail = text[: text.index("(assert (or")], text[text.index("(assert (or") :]
     case = manifest["cases"][0]
-    x = (arrays[case["lower"]] + arrays[case["upper"]]) / 2
+    x = (arrays[case["lower"]] + arrays[case["upper"]]) / 2 if x is None else x
     values = evaluated(read_network(files.network.read_bytes(), "net"), x)
+    formulas = []
     for conjunction in case["conjunctions"]:
-        for row in conjunction["rows"]:
+        comparisons = []
+        for row in (own for own in conjunction["rows"] if own["outputs"]):
             ((j, _),) = row["outputs"]
             limit = repr(float(values[j]) + 0.5)
-            tail = tail.replace(f"(<= Y_{j} {float(-Fraction(row['constant']))!r})", f"(<= Y_{j} {limit})")
+            comparisons.append(f"(<= Y_{j} {limit})")
             row["constant"] = str(-Fraction(limit))
-    other.specification.write_text(head + tail)
+        formulas.append(f"(and {' '.join(comparisons)})")
+    lines = [line for line in files.specification.read_text().splitlines() if "assert" not in line or "Y_" not in line]
+    other.specification.write_text("\n".join([*lines, f"(assert (or {' '.join(formulas)}))"]))
     manifest["specification"]["sha256"] = hashlib.sha256(other.specification.read_bytes()).hexdigest()
     rewritten(other.certificate, manifest, arrays, chunks)
     return other
