@@ -27,8 +27,10 @@ from bourn.solvers.retightening import climbed
 from bourn.solvers.split_ascent import Climb
 from bourn.solvers.subproblems import WeightedRows
 
-_AT_ONCE, _ROWS = 32, 2048
+_AT_ONCE, _ROWS = 128, 2048
 """Parts of a chunk, and rows that are alive at a time."""
+_HAIR = 1e-5
+"""How far below 0 a value in float32 may be that comes out above it when it is stated."""
 _ROOT, _CHILD, _INNER, _LAST = Climb(steps=60, decay=0.96), Climb(), Climb(steps=8), Climb(steps=100, decay=0.97)
 
 
@@ -98,7 +100,7 @@ class _Growing:
                 chunk["bounds"], chunk["refuted"] = self.root.bounds, self._refute(batch, every, _ROOT, True)
             else:
                 ended = [(n, k) for n in batch for k in n.chosen if len(n.left[k][0].splits) <= n.depth]
-                chunk["refuted"] = self._refute(batch, every, _CHILD, not self.eager)
+                chunk["refuted"] = self._refute(batch, every, _CHILD, False)
                 open_ = {n.number for n, k in ended if k in n.chosen}
                 self.tried, self.failed = self.tried + len(ended), self.failed + sum(k in n.chosen for n, k in ended)
                 late = [i for i, n in enumerate(batch) if n.chosen and (self.eager or n.number in open_)]
@@ -173,27 +175,24 @@ class _Growing:
 
     def _refute(self, batch: list[_Node], some: list[int], climb: Climb, last: bool) -> list[dict[str, Any]]:
         """Refute what can be of some parts, and forget it where it is; ``last``: with more steps where the run went no further."""
-        written = []
-        for k in range(len(self.groups)):
-            which = [i for i in some if k in batch[i].chosen]
-            if not which:
-                continue
-            parts, chosen = _joined([batch[i].parts for i in which]), _together([batch[i].chosen[k] for i in which])
-            chosen, value, _ = climb.run(self.shared, parts, chosen)
-            again = [
-                j for j, i in enumerate(which)
-                if last
-                and value[j] <= 0
-                and (len(batch[i].left[k][0].splits) <= batch[i].depth or not bool(parts.open[j].any()))
-            ]
-            for j, i in enumerate(which):
-                batch[i].chosen[k] = chosen[j : j + 1]
-            if again:  # leaves of the run
-                late = torch.tensor(again)
-                better, _, _ = _LAST.run(self.shared, parts[late], chosen[late])
-                for n, j in enumerate(again):
-                    batch[which[j]].chosen[k] = better[n : n + 1]
-            written += self._state(batch, which, k)
+        pairs = [(i, k) for i in some for k in batch[i].chosen]
+        if not pairs:
+            return []
+        parts, chosen = _joined([batch[i].parts for i, _ in pairs]), _together([batch[i].chosen[k] for i, k in pairs])
+        chosen, value, _ = climb.run(self.shared, parts, chosen)
+        for j, (i, k) in enumerate(pairs):
+            batch[i].chosen[k] = chosen[j : j + 1]
+        unsplit = ~parts.open.any(1)
+        ended = torch.tensor([len(batch[i].left[k][0].splits) <= batch[i].depth for i, k in pairs])
+        again = torch.nonzero((value <= 0) & (ended | unsplit))[:, 0] if last else ended[:0]
+        if len(again):
+            better, value[again], _ = _LAST.run(self.shared, parts[again], chosen[again])
+            for n, j in enumerate(again.tolist()):
+                batch[pairs[j][0]].chosen[pairs[j][1]] = better[n : n + 1]
+        hopeful, written = ((value > -_HAIR) | unsplit).tolist(), []
+        for k in sorted({k for _, k in pairs}):
+            which = [i for (i, own), hope in zip(pairs, hopeful, strict=True) if hope and own == k]
+            written += self._state(batch, which, k) if which else []
         return written
 
     def _state(self, batch: list[_Node], which: list[int], k: int) -> list[dict[str, Any]]:
