@@ -157,9 +157,13 @@ def test_the_library_never_prints() -> None:
     assert not found, f"print() in the library, which logs instead: {found}"
 
 
-@pytest.mark.parametrize("module", ["bourn", "bourn.cli"])
-def test_importing_is_light(module: str) -> None:
-    heavy = ("torch", "onnx", "onnxruntime", "scipy", "highspy", "sklearn")
+HEAVY = ("torch", "onnx", "onnxruntime", "scipy", "highspy", "sklearn")
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"), [("bourn", HEAVY), ("bourn.cli", HEAVY), ("bourn.studies.engines", HEAVY), ("bourn.deciding", HEAVY[1:])]
+)
+def test_importing_is_light(module: str, heavy: tuple[str, ...]) -> None:
     code = f"import sys, {module}; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

@@ -141,30 +141,32 @@ def _print_tables(store: Store, form: str | None) -> None:
 def _run(name: str, study: Path | None, store: Path | None, form: str | None, **flags: Any) -> int:
     place = {key: flags.pop(key) for key in ("workers", "dask", "device")}
     certificates = flags.pop("certificates", False)
-    description = _description(name, study, flags)
-    from bourn.studies.running import Study, run
-    from bourn.studies.store import Store
+    with _engine(place) as engine:  # first, for its processes start while files are read here
+        description = _description(name, study, flags)
+        from bourn.studies.running import Study, run
+        from bourn.studies.store import Store
 
-    path = store or Path(f"{study.stem if study else name}.db")
-    prepared = Study.of(description)
-    last: list[Progress] = []
-    with Store(path) as answers:
-        try:
-            with _engine(place) as engine, shown(description.name) as show:
+        path = store or Path(f"{study.stem if study else name}.db")
+        prepared = Study.of(description)
+        last: list[Progress] = []
+        with Store(path) as answers:
+            try:
+                with shown(description.name) as show:
 
-                def report(progress: Progress) -> None:
-                    last[:] = [progress]
-                    show(progress)
+                    def report(progress: Progress) -> None:
+                        last[:] = [progress]
+                        show(progress)
 
-                run(prepared, answers, engine, place["device"], report)
-            if certificates:
-                _certify(prepared, answers, place["workers"])
-        except KeyboardInterrupt:
-            there = f"all {last[0].answered} answers of {last[0].total} are" if last else "what was answered is"
-            click.echo(f"bourn: interrupted; {there} in {path}, and the same command goes on", err=True)
-            return 130
-        click.echo(f"{path}: {plural(last[0].answered, 'answer', 'answers')}, {last[0].before} of them from before", err=True)
-        _print_tables(answers, form)
+                    run(prepared, answers, engine, place["device"], report)
+                engine.close()
+                if certificates:
+                    _certify(prepared, answers, place["workers"])
+            except KeyboardInterrupt:
+                there = f"all {last[0].answered} answers of {last[0].total} are" if last else "what was answered is"
+                click.echo(f"bourn: interrupted; {there} in {path}, and the same command goes on", err=True)
+                return 130
+            click.echo(f"{path}: {plural(last[0].answered, 'answer', 'answers')}, {last[0].before} of them from before", err=True)
+            _print_tables(answers, form)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,11 +13,13 @@ from torch import Tensor
 from bourn.deadline import NEVER, Deadline
 from bourn.program.hulls import Choice
 from bourn.program.lagrangian import Evaluation, Lagrangian
-from bourn.program.plane_lagrangian import PlaneLagrangian
 from bourn.program.reduced import ReducedLagrangian
 from bourn.solvers.adam import SQUARES, direction
 
-Dual = Lagrangian | ReducedLagrangian | PlaneLagrangian
+if TYPE_CHECKING:
+    from bourn.program.plane_lagrangian import PlaneLagrangian  # it imports scipy, which few need
+
+Dual: TypeAlias = "Lagrangian | ReducedLagrangian | PlaneLagrangian"
 Settled = Callable[[Tensor], Tensor]
 """From the best values (B, M) of rows to a mask of those that need no better one."""
 

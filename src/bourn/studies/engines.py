@@ -1,7 +1,8 @@
 """Engines: where a study's jobs are done.  In this process, in several on this machine, or by Dask's workers anywhere.
 
 An engine takes jobs from a queue, to which its user may add while it works, and gives back each with what was found, in any
-order.  It is a context manager; leaving it ends everything that it started.
+order.  It is a context manager: entering it begins what takes time to begin, leaving it ends everything that it started.
+Nothing heavy is imported here, so that workers can start while their parent still imports torch and reads the study's files.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from importlib import import_module
 from multiprocessing import resource_tracker
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from bourn.errors import BournError, UsageError
-from bourn.studies.jobs import Found, Job, work
 
-Done = tuple[Job, list[Found]]
+if TYPE_CHECKING:
+    from bourn.studies.jobs import Found, Job
+
+Done: TypeAlias = "tuple[Job, list[Found]]"
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -59,7 +62,7 @@ class InProcess(Engine):
     def run(self, jobs: deque[Job], networks: Mapping[str, bytes]) -> Iterator[Done]:
         while jobs:
             job = jobs.popleft()
-            yield job, work(job, networks[job.network])
+            yield job, _work(job, networks[job.network])
 
 
 class Processes(Engine):
@@ -71,8 +74,20 @@ class Processes(Engine):
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
+    def __enter__(self) -> Self:
+        self._begin()
+        return self
+
+    def _begin(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._pool = _pool(self.workers)
+            with _spawning():
+                for _ in range(self.workers):  # each that finds nobody idle starts a process
+                    self._pool.submit(int)
+        return self._pool
+
     def run(self, jobs: deque[Job], networks: Mapping[str, bytes]) -> Iterator[Done]:
-        self._pool = _pool(self.workers, networks)
+        pool = self._begin()
         given: dict[Future[list[Found]], Job] = {}
         # Not concurrent.futures.wait, in which Ctrl-C can leave a lock behind that the pool's own thread then waits for.
         done: SimpleQueue[Future[list[Found]]] = SimpleQueue()
@@ -81,7 +96,7 @@ class Processes(Engine):
                 while jobs and len(given) < _AHEAD * self.workers:
                     job = jobs.popleft()
                     with _spawning():
-                        future = self._pool.submit(_work_here, job)
+                        future = pool.submit(_work, job, networks[job.network])
                     given[future] = job
                     future.add_done_callback(done.put)
                 future = done.get()
@@ -93,9 +108,9 @@ class Processes(Engine):
         self._pool = None
 
 
-def _pool(workers: int, networks: Mapping[str, bytes]) -> ProcessPoolExecutor:
+def _pool(workers: int) -> ProcessPoolExecutor:
     # Spawned, for a fork of a process whose libraries have threads can hang.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker, (dict(networks),))
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker)
 
 
 def _end(pool: ProcessPoolExecutor) -> None:
@@ -118,18 +133,16 @@ def _lost_workers() -> Iterator[None]:
         ) from None
 
 
-_networks: Mapping[str, bytes] = {}
-"""In a worker process: the study's networks."""
-
-
-def _begin_worker(networks: Mapping[str, bytes]) -> None:
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as _spawning has seen to, but for Windows
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
-    global _networks
-    _networks = networks
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as _spawning has seen to, but for Windows
+    # What jobs need, before there are any.
+    from bourn.formats import onnx  # noqa: F401
+    from bourn.studies import adversarial_error, minimum_distortion  # noqa: F401
+
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
@@ -140,8 +153,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work_here(job: Job) -> list[Found]:
-    return work(job, _networks[job.network])
+def _work(job: Job, network: bytes) -> list[Found]:
+    from bourn.studies.jobs import work
+
+    return work(job, network)
 
 
 @contextmanager
@@ -192,7 +207,7 @@ def each(function: Callable[[T], R], items: Sequence[T], workers: int) -> Iterat
     if workers == 1:
         yield from map(function, items)
         return
-    pool = _pool(workers, {})
+    pool = _pool(workers)
     try:
         with _lost_workers():
             with _spawning():
@@ -236,7 +251,7 @@ class Dask(Engine):
         def give_out() -> None:
             while jobs and len(given) < _AHEAD * max(1, sum(self._client.nthreads().values())):
                 job = jobs.popleft()
-                future = self._client.submit(work, job, held[job.network], pure=False)
+                future = self._client.submit(_work, job, held[job.network], pure=False)
                 given[future] = job
                 completed.add(future)
 
