@@ -115,7 +115,13 @@ def further_side(manifest: Manifest, arrays: Arrays, chunks: Chunks) -> None:
     bounds["cases"]["sides"].append({"tensor": tensor, "leaf": "more", "entries": "side"})
 
 
-@pytest.mark.parametrize("fault", [other_side, another_row, no_leaf, both_sides, further_side])
+def no_object(manifest: Manifest, arrays: Arrays, chunks: Chunks) -> None:
+    """What should say of which row a leaf is, and what it assumes, says nothing at all."""
+    bounds, _ = first(arrays, chunks)
+    bounds["cases"] = "interval"
+
+
+@pytest.mark.parametrize("fault", [other_side, another_row, no_leaf, both_sides, further_side, no_object])
 def test_leaves_that_leave_something_out_prove_nothing(files: Files, fault: Callable[[Manifest, Arrays, Chunks], None]) -> None:
     other = changed(files, fault)
     with pytest.raises((NotAProof, Unreadable)):

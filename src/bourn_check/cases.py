@@ -33,7 +33,7 @@ class Cases:
 
 def read_cases(own: Certificate, stated: dict[str, Any], reads: Mapping[str, int], count: int, where: str) -> Cases:
     """The leaves of ``count`` rows; raises :class:`NotAProof` where those of one leave something out."""
-    row = own.indices(stated.get("of"), where, count)
+    row = own.indices(items({"cases": [stated]}, "cases", where)[0].get("of"), where, count)
     places, found = [], []
     for sides in items(stated, "sides", where):
         name = str(sides.get("tensor"))
