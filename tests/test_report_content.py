@@ -173,6 +173,16 @@ def test_methods_with_several_settings_and_networks_of_one_name_stand_apart(tmp_
     assert "LP-ALL #2 (adversarial error): <code>{&#34;cascade&#34;: [&#34;fast-lin&#34;]" in render(content, "t")
 
 
+def test_a_network_that_studies_give_different_modes_can_be_shown_in_all(tmp_path: Path) -> None:
+    """What no box is ticked for would stay hidden."""
+    asked, result = task("adversarial-error", "ADV", 2, "lp-all", 0.1), error_result(2, "lp-all")
+    with Store(tmp_path / "s.db") as store:
+        store.put_all([Record.of(asked, result, 1.0), Record.of({**asked, "mode": "", "radius": 0.2}, result, 1.0)])
+        page = render(read(store), "t")
+    for mode in ("adversarial", "other"):
+        assert f'value="{mode}"' in page
+
+
 def test_many_questions_are_told_of_by_a_few() -> None:
     found = [Record.of(task("adversarial-error", "ADV", i, "lp-all", 0.1), error_result(2, "lp-all"), 1.0) for i in range(100)]
     some, count = stories(*found).told()

@@ -42,7 +42,8 @@ class Content:
         self.settings: dict[tuple[str, str], list[str]] = {}
         self._weights: dict[str, list[str]] = {}
         self.counts: Counter[str] = Counter()
-        self.networks: dict[str, str] = {}
+        self.networks: set[str] = set()
+        self.modes: set[str] = set()
         self.seconds = 0.0
 
     def add(self, record: Record) -> None:
@@ -53,7 +54,8 @@ class Content:
             return
         record = replace(record, task=self._named(record.task))
         task = record.task
-        self.networks[task["network"]] = task["mode"]
+        self.networks.add(task["network"])
+        self.modes.add(task["mode"])
         self._by_study[task["study"]](record)
         self.times.add(record)
         self.stories.add(record)
@@ -116,7 +118,7 @@ def render(content: Content, title: str, given: Iterable[Given] = ()) -> str:
     times = content.times.rows()
     told, questions = content.stories.told()
     endings = content.stories.endings()
-    modes = sorted({names.mode_title(m) for m in content.networks.values()}, key=names.mode_rank)
+    modes = sorted({names.mode_title(m) for m in content.modes}, key=names.mode_rank)
     methods = {r.method for r in errors} | {r.method for r in distortions} | {r.method for r in times}
     asked = {names.title(m): names.rank(m) for m in methods}
     axis = time_axis(times)
