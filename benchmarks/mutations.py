@@ -100,7 +100,7 @@ def _others(folder: Path) -> Iterator[Files]:
         (folder / name).mkdir()
     plan = Plan((Bounding(bourn.method("crown")), Bounding(DEEP, Stand.ON_TOP)))
     yield by_cases(folder / "cases", plan, 0.9)
-    yield by_splitting(folder / "neurons", mlp(3, (6, 6)), NeuronSplitting(), 0.3, 0.5)
+    yield by_splitting(folder / "neurons", mlp(3, (6, 6)), NeuronSplitting(), 0.1, 0.5)
     yield by_splitting(folder / "values", composed("hard swish"), ValueSplitting(), 0.1, 0.8)
     yield by_splitting(folder / "halves", mlp(3, (6, 6), activation="Tanh"), InputSplitting(), 0.3, 0.5)
     yield on_polytope(folder / "polytope", mlp(3, (6, 6)), "alpha-crown-all", share=-0.01)

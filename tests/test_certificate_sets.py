@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 import bourn
 from bourn.cli.main import run
@@ -42,7 +43,7 @@ def on_polytope(folder: Path, network: onnx.ModelProto, method: str, *more: Bran
     (problem,) = problems(loaded.graph, bourn.verify(loaded, files.specification, plan=plan).question)
     assert isinstance(problem.box, Polytope)
     low = float(own.prepare(loaded.graph, problem.box).minimise(problem.objectives([bourn.Row.of({0: 1})])).bound)
-    high = float(loaded.graph.evaluate(problem.box.sample(300)[0]).flatten(1)[:, 0].min())
+    high = float(loaded.graph.evaluate(problem.box.sample(100, torch.Generator().manual_seed(0))[0]).flatten(1)[:, 0].min())
     files.specification.write_text(specification(*ends, 2, *CUTS, f"(assert (<= Y_0 {low + share * (high - low)!r}))"))
     result = bourn.verify(files.network, files.specification, plan=Plan((*plan.steps, *more)), timeout=20.0)
     assert result.status == "unsat", result
@@ -63,7 +64,7 @@ def test_half_spaces_weigh_in_on_every_bound(files: Files, arithmetic: str) -> N
     assert any((arrays[own["given"]] > 0).any() for own in chunks[0]["bounds"])
 
 
-@pytest.mark.parametrize("method", ["ibp", "crown", "lp-all"])
+@pytest.mark.parametrize("method", ["ibp", "lp-all"])
 def test_methods_on_polytopes(tmp_path: Path, method: str) -> None:
     assert check(*on_polytope(tmp_path, mlp(3, (6, 6)), method, share=-0.01).arguments).parts == 1
 
@@ -170,7 +171,7 @@ def on_ball(folder: Path) -> Files:
 
     (problem,) = problems(model.graph, asked(0.0))
     low = float(method.prepare(model.graph, problem.box).minimise(problem.objectives()).bound)
-    high = float(model.graph.evaluate(problem.box.sample(1000)[0]).flatten(1)[:, 0].min())
+    high = float(model.graph.evaluate(problem.box.sample(1000, torch.Generator().manual_seed(0))[0]).flatten(1)[:, 0].min())
     plan = Plan((Bounding(method), BranchAndBound(NeuronSplitting())))
     result = bourn.verify(model, asked(low + 0.2 * (high - low)), plan=plan, timeout=20.0)
     assert result.status == "unsat"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 import bourn
 from bourn.plans import Bounding, Plan
@@ -31,7 +32,7 @@ def by_splitting(folder: Path, network: onnx.ModelProto, how: Splitting, share: 
     ascent = bourn.method("alpha-crown-all")
     (problem,) = problems(loaded.graph, bourn.verify(loaded, files.specification, plan=Plan((Bounding(ascent),))).question)
     low = float(ascent.prepare(loaded.graph, problem.box).minimise(problem.objectives([bourn.Row.of({0: 1})])).bound)
-    high = float(loaded.graph.evaluate(problem.box.sample(2000)[0]).flatten(1)[:, 0].min())
+    high = float(loaded.graph.evaluate(problem.box.sample(2000, torch.Generator().manual_seed(0))[0]).flatten(1)[:, 0].min())
     files.specification.write_text(specification(*ends, 2, f"(assert (<= Y_0 {low + share * (high - low)!r}))"))
     result = bourn.verify(files.network, files.specification, plan=Plan((Bounding(ascent), BranchAndBound(how))), timeout=20.0)
     assert result.status == "unsat", result
@@ -41,7 +42,7 @@ def by_splitting(folder: Path, network: onnx.ModelProto, how: Splitting, share: 
 
 @pytest.mark.parametrize("activation", ["Tanh", "Sin"])
 def test_halved_boxes_of_smooth_networks_are_bounded_as_the_checker_does(tmp_path: Path, activation: str) -> None:
-    files = by_splitting(tmp_path, mlp(3, (6, 6), activation=activation), InputSplitting(), 0.3, 0.5)
+    files = by_splitting(tmp_path, mlp(3, (6, 6), activation=activation), InputSplitting(), 0.15, 0.4)
     assert check(*files.arguments).parts > 1
     assert any("splits" in chunk and chunk["splits"] for chunk in contents(files.certificate)[2])
 
@@ -49,19 +50,17 @@ def test_halved_boxes_of_smooth_networks_are_bounded_as_the_checker_does(tmp_pat
 @pytest.mark.parametrize(
     ("network", "share", "radius"),
     [
-        (mlp(3, (6, 6), inputs=6, activation="Tanh"), 0.05, 0.5),
-        (composed("hard swish"), 0.1, 0.8),
         (composed("silu"), 0.15, 0.8),
         (composed("mul"), 0.3, 0.5),
     ],
-    ids=["Tanh", "hard swish", "silu", "mul"],
+    ids=["silu", "mul"],
 )
 def test_values_of_any_function_are_split(tmp_path: Path, network: onnx.ModelProto, share: float, radius: float) -> None:
     files = by_splitting(tmp_path, network, ValueSplitting(), share, radius)
     assert check(*files.arguments).parts > 1
     manifest, arrays, chunks = contents(files.certificate)
     places = [arrays[split["at"]] for chunk in chunks for split in chunk["splits"]]
-    assert any((at != 0).any() for at in places) or network.graph.node[1].op_type == "Tanh"
+    assert any((at != 0).any() for at in places)
     # A part that is split elsewhere than its proof was found for is no proof.
     at = next(split["at"] for chunk in chunks for split in chunk["splits"])
     arrays[at] = arrays[at] + 2.0**10
