@@ -145,6 +145,8 @@ def level_of(method: str) -> Level:
         return Level.LINEAR_PROGRAM
     if words == "ibp":
         return Level.INTERVALS
+    if method == "crown":
+        return Level.LINES
     return Level.ASCENT if words.startswith(("alpha", "dvijotham", "split")) else Level.CLOSED_FORM
 
 

@@ -51,9 +51,15 @@ class Level(IntEnum):
     """What may be spent on multipliers; each tries those before it, too."""
 
     INTERVALS = 0
-    CLOSED_FORM = 1
-    ASCENT = 2
-    LINEAR_PROGRAM = 3
+    LINES = 1
+    CLOSED_FORM = 2
+    ASCENT = 3
+    LINEAR_PROGRAM = 4
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Those that are tried."""
+        return RULES[: min(self + 1, len(RULES))]
 
 
 Chosen = dict[int, Multipliers]
@@ -154,7 +160,7 @@ class Proof:
         slack = SLACK * self.program.magnitudes[z].expand(1, *shape).reshape(-1).repeat(2)
         signed = torch.cat([torch.arange(size), -1 - torch.arange(size)])
         best = torch.full((2 * size,), -torch.inf, dtype=torch.float64)
-        for rule in RULES if self.nonlinear(z) and self.level > Level.INTERVALS else (INTERVAL,):
+        for rule in self.level.rules if self.nonlinear(z) else (INTERVAL,):
             wanted = self._open(z, best)
             if not len(wanted):
                 break
@@ -302,7 +308,7 @@ class Proof:
     def _attempts(self, rows: dict[int, Tensor], constant: Tensor) -> Iterator[tuple[float, dict[str, Any]]]:
         """Bounds of one row, cheapest first, each with its multipliers."""
         one = torch.zeros(1, dtype=torch.int64)
-        for rule in RULES if self.level > Level.INTERVALS else (INTERVAL,):
+        for rule in self.level.rules:
             weights = self.weights(rows, constant, ruled(self.program, rule, max(rows), 1))
             yield float(by_rule(self.program, rule, rows, constant)[0, 0]), self.stated({}, one, weights) | {"multipliers": rule}
         for found, chosen in self.improved(rows, constant, DualAscent(steps=60)):
@@ -311,6 +317,8 @@ class Proof:
 
 def by_rule(program: RelaxedProgram, rule: str, rows: dict[int, Tensor], constant: Tensor) -> Tensor:
     """The bounds (B, M) of rows by a rule."""
+    if rule == INTERVAL:
+        return back_substitute(program, rows, constant, ends=program.graph.nonlinear).lower
     return back_substitute(program, rows, constant, multipliers=ruled(program, rule, max(rows), constant.shape[1])).lower
 
 

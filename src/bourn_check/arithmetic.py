@@ -60,10 +60,8 @@ class Balls:
     def put(self, index: Index, size: int) -> Balls:
         """The transpose of :meth:`columns`: entry j is added to entry ``index[j]`` of a last axis of ``size``, unless it is -1."""
         most = int(np.bincount(index[index >= 0], minlength=1).max())
-        mid, rad = _put(self.mid, index, size), _put(self.rad, index, size)
-        if most > 1:
-            rad = (rad + gamma(most) * _put(np.abs(self.mid), index, size)) * SAFETY
-        return Balls(mid, rad)
+        error = self.rad if most < 2 else (self.rad + gamma(most) * np.abs(self.mid)) * SAFETY
+        return Balls(_put(self.mid, index, size), _put(error, index, size))
 
     def matmul(self, weight: Floats) -> Balls:
         """The product (..., n) with an exact matrix (n, m)."""
@@ -134,10 +132,12 @@ def _put(values: NDArray[Any], index: Index, size: int) -> NDArray[Any]:
     used = np.flatnonzero(index >= 0)
     order = used[np.argsort(index[used], kind="stable")]
     places, starts = np.unique(index[order], return_index=True)
+    moved = np.take(values, order, -1)
+    moved = moved if len(places) == len(order) else np.add.reduceat(moved, starts, axis=-1)
+    if len(places) == size:
+        return moved
     out = np.zeros((*values.shape[:-1], size), dtype=values.dtype)
-    if len(places):
-        moved = values[..., order]
-        out[..., places] = moved if len(places) == len(order) else np.add.reduceat(moved, starts, axis=-1)
+    out[..., places] = moved
     return out
 
 

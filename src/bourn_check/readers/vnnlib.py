@@ -24,6 +24,9 @@ _ELEMENT = re.compile(r"([A-Za-z_]\w*)\s*\[([\d\s,]*)\]")
 _PLAIN = re.compile(r"([XY])_(0|[1-9]\d*)")
 _NEGATIONS = {"<=": ">", "<": ">=", ">=": "<", ">": "<=", "=": "!=", "==": "!=", "!=": "=="}
 """Twice applied it makes == of =."""
+_MEANINGS = {"<=": [[(1, False)]], "<": [[(1, True)]], ">=": [[(-1, False)]], ">": [[(-1, True)]]}
+_MEANINGS |= {"==": [[(1, False), (-1, False)]], "!=": [[(1, True)], [(-1, True)]]}
+"""An OR of ANDs of the left side less the right one, or minus that, being at most 0, or below it."""
 _MOST = 1 << 20
 """Disjuncts of a specification, and entries of a tensor."""
 
@@ -153,12 +156,10 @@ class _Reader:
         if not isinstance(head, str) or len(rest) != 2:
             raise self.fail(f"{str(form)[:60]} is no formula")
         gap = _minus(*map(self.expression, rest))
-        at_most, below, at_least, above = (_atom(_scaled(gap, Fraction(s)), strict) for s in (1, -1) for strict in (False, True))
         if head not in _NEGATIONS:
             raise self.fail(f"{head[:40]!r} is no comparison")
-        meanings: dict[str, Formula] = {"<=": [(at_most,)], "<": [(below,)], ">=": [(at_least,)], ">": [(above,)]}
-        meanings |= {"==": [(at_most, at_least)], "!=": [(below,), (above,)]}
-        return meanings[_NEGATIONS[_NEGATIONS[head]] if positive else _NEGATIONS[head]]
+        meaning = _MEANINGS[_NEGATIONS[_NEGATIONS[head]] if positive else _NEGATIONS[head]]
+        return [tuple(_atom(_scaled(gap, Fraction(sign)), strict) for sign, strict in atoms) for atoms in meaning]
 
     def _all_of(self, formulas: Iterable[Formula]) -> Formula:
         """All of them at once."""
