@@ -131,6 +131,10 @@ class Shared:
         z, numbers = self.origin(v)
         return z, int(numbers[0, neuron - self.place[v].start])
 
+    def numbers(self) -> dict[tuple[str, int], int]:
+        """The kept neuron that a flat entry of a pre-activation, by its node's name, is."""
+        return {(self.program.graph.nodes[z].name, entry): n for n in range(self.count) for z, entry in [self.name(n)]}
+
     def of_layer(self, node: int) -> Shared:
         """The same for other objectives: the pre-activations of a node's kept neurons."""
         found = copy(self)

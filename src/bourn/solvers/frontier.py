@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bourn.certificates.splits import Leaf, SplitTree
 from bourn.problem.problem import Problem
-from bourn.solvers.subproblems import Outcome, Path, leaf, leaf_bytes
+from bourn.solvers.subproblems import OpenAt, Outcome, Path, leaf, leaf_bytes
 
 
 @dataclass(eq=False)
@@ -41,14 +41,15 @@ class Frontier(Generic[P]):
     """The open parts of a tree for the conjunctions numbered ``open_``.
 
     ``size``: bytes of a part.  Where parts and leaves take the share ``worst_first`` of ``memory``, the newest parts come first,
-    which keeps their number down; where they take all of it the tree is :attr:`full`.  ``stuck``: parts that nothing is left to
-    split in.  ``depth``: the most splits of a part so far.
+    which keeps their number down; where they take all of it the tree is :attr:`full`.  ``whole``: whether it began with the whole
+    input set.  ``stuck``: parts that nothing is left to split in.  ``depth``: the most splits of a part so far.
     """
 
     open_: list[int]
     size: int
     memory: int
     worst_first: float
+    whole: bool = True
     stuck: list[P] = field(default_factory=list)
     leaves: dict[int, list[Leaf]] = field(init=False)
     depth: int = 0
@@ -111,5 +112,9 @@ class Frontier(Generic[P]):
         """What the tree came to."""
         bounds = self.bounds()
         closed = {k: own for k, own in self.leaves.items() if k not in bounds and not found}
-        refuted = {k: SplitTree(problem.conjunctions[k], tuple(own)) for k, own in closed.items()}
-        return Outcome(refuted, bounds, subproblems, len(self.everything), stopped, found, self.depth)
+        refuted = {k: SplitTree(problem.conjunctions[k], tuple(own)) for k, own in closed.items()} if self.whole else {}
+        parts = tuple(OpenAt(part.path.splits(), dict(part.stated)) for part in self.everything)
+        leaves = {k: tuple(own) for k, own in self.leaves.items() if k not in refuted}
+        return Outcome(
+            refuted, bounds, subproblems, len(parts), stopped, found, self.depth, parts=parts, leaves=leaves
+        )

@@ -26,6 +26,7 @@ from bourn.solvers.box_bounds import BoundedBoxes, bounded
 from bourn.solvers.branching import BRANCHING_INPUTS, Sides
 from bourn.solvers.subproblems import (
     Accept,
+    OpenAt,
     Outcome,
     Path,
     Splitting,
@@ -76,9 +77,10 @@ class InputSplitting(Splitting):
         accept: Accept,
         deadline: Deadline,
         most: float = math.inf,
+        begin: Sequence[OpenAt] = (),
     ) -> Outcome:
         """A tree for each conjunction, all of the same parts of the box."""
-        return _Run(self, problem, open_, accept).loop(inner, deadline, most)
+        return _Run(self, problem, open_, accept, begin).loop(inner, deadline, most)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,14 +137,17 @@ class _Pool:
 class _Run:
     """The open parts of one run, and the leaves so far."""
 
-    def __init__(self, how: InputSplitting, problem: Problem, open_: list[int], accept: Accept) -> None:
+    def __init__(
+        self, how: InputSplitting, problem: Problem, open_: list[int], accept: Accept, begin: Sequence[OpenAt]
+    ) -> None:
         self.how, self.problem, self.graph, self.accept, self.open = how, problem, problem.network, accept, open_
+        self.begin = begin
         every = list(dict.fromkeys(row for k in open_ for row in problem.conjunctions[k].rows))
         self.rows = WeightedRows.of(problem, every)
         self.groups = [[every.index(row) for row in problem.conjunctions[k].rows] for k in open_]
         self.leaves: list[list[Leaf]] = [[] for _ in open_]
         self.heap: list[tuple[float, int, int, int]] = []
-        self.stuck: list[Tensor] = []
+        self.stuck: list[_Parts] = []
         self.pushed, self.done, self.newest_first, self.depth, self.leaf_bytes = 0, 0, False, 0, 0
         self.width = widest(self.graph, self.graph.output)
 
@@ -151,15 +156,9 @@ class _Run:
         nothing = box.lower.new_zeros(0)  # all that an affine network has
         ends = ((inner[z].lower[0].flatten(), inner[z].upper[0].flatten()) for z in graph.pre_activations)
         known = torch.stack([torch.cat(own) for own in zip((nothing, nothing), *ends, strict=True)])
-        root = _Parts(
-            torch.stack([box.lower.flatten(1), box.upper.flatten(1)], 1),
-            known[None],
-            torch.full((1,), known.shape[1], device=known.device),
-            torch.full((1, len(self.open)), -math.inf, dtype=torch.float64, device=known.device),
-            (Path(),),
-        )
-        self.pool = _Pool(root[torch.zeros(0, dtype=torch.int64)])
-        self._push(root)
+        first = self._first(known)
+        self.pool = _Pool(first[torch.zeros(0, dtype=torch.int64)])
+        self._push(first)
         stopped, found, size = "", False, 16 * (known.numel() + box.lower.numel())
         while self.heap and not found:
             if deadline.left <= 0 or self.done >= most:
@@ -175,6 +174,20 @@ class _Run:
                 heapq.heapify(self.heap)
             found = self._work(self._pop())
         return self._outcome(stopped, found)
+
+    def _first(self, known: Tensor) -> _Parts:
+        """The parts to begin with, on the bounds of the whole set (2, N)."""
+        box = self.problem.box
+        begin = self.begin or (OpenAt((), dict.fromkeys(self.open, -math.inf)),)
+        ends = torch.stack([box.lower.flatten(1), box.upper.flatten(1)], 1).repeat(len(begin), 1, 1)
+        bounds = torch.full((len(begin), len(self.open)), math.inf, dtype=torch.float64)
+        for i, part in enumerate(begin):
+            for split in part.splits:
+                ends[i, 1 if split.part is Part.BELOW else 0, split.entry] = split.value
+            for k, bound in part.bounds.items():
+                bounds[i, self.open.index(k)] = bound
+        count = torch.full((len(begin),), known.shape[1], device=known.device)
+        return _Parts(ends, known.expand(len(begin), -1, -1), count, bounds.to(known.device), tuple(p.path for p in begin))
 
     def _push(self, parts: _Parts) -> None:
         bounds, opens = parts.bounds.amin(1).tolist(), parts.open.tolist()
@@ -194,15 +207,21 @@ class _Run:
         return self.pool.take(numbers)
 
     def _outcome(self, stopped: str, found: bool) -> Outcome:
-        left = [*self.stuck] + ([self.pool.take([part for _, _, part, _ in self.heap]).bounds] if self.heap else [])
-        count = sum(len(bounds) for bounds in left)
-        least = torch.cat(left).amin(0).tolist() if count else [math.inf] * len(self.open)
+        left = [*self.stuck, *([self.pool.take([part for _, _, part, _ in self.heap])] if self.heap else [])]
+        count = sum(len(parts.paths) for parts in left)
+        least = torch.cat([parts.bounds for parts in left]).amin(0).tolist() if count else [math.inf] * len(self.open)
         bounds = {k: bound for k, bound in zip(self.open, least, strict=True) if bound < math.inf}
         closed = {k: tuple(own) for k, own in zip(self.open, self.leaves, strict=True) if k not in bounds and not found}
-        refuted = {k: SplitTree(self.problem.conjunctions[k], leaves) for k, leaves in closed.items()}
+        refuted = {} if self.begin else {k: SplitTree(self.problem.conjunctions[k], leaves) for k, leaves in closed.items()}
         if count and not stopped:
             stopped = "parts left that float64 cannot halve"
-        return Outcome(refuted, bounds, self.done, count, stopped, found, self.depth)
+        parts = tuple(
+            OpenAt(path.splits(), {k: bound for k, bound in zip(self.open, own, strict=True) if bound < math.inf})
+            for some in left
+            for path, own in zip(some.paths, some.bounds.tolist(), strict=True)
+        )
+        leaves = {k: tuple(own) for k, own in zip(self.open, self.leaves, strict=True) if k not in refuted}
+        return Outcome(refuted, bounds, self.done, count, stopped, found, self.depth, parts=parts, leaves=leaves)
 
     def _work(self, parts: _Parts) -> bool:
         """Bound the parts of a batch, close what is refuted, halve the others; True if a counterexample was found."""
@@ -294,7 +313,7 @@ class _Run:
         middle = low / 2 + high / 2
         fits = (low < middle) & (middle < high)
         if not bool(fits.all()):
-            self.stuck.append(parts.bounds[~fits])
+            self.stuck.append(parts[torch.nonzero(~fits)[:, 0]])
             parts, index, middle = parts[torch.nonzero(fits)[:, 0]], index[fits], middle[fits]
         name, places = self.graph.nodes[0].name, list(zip(index[:, 0].tolist(), middle.tolist(), strict=True))
         for half in Part:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -32,7 +32,7 @@ from bourn.solvers.branching import BRANCHING_NEURONS, Scene
 from bourn.solvers.frontier import Frontier, OpenPart
 from bourn.solvers.retightening import tighten
 from bourn.solvers.split_ascent import Climb
-from bourn.solvers.subproblems import Accept, Outcome, Path, Splitting, WeightedRows, over_budget, try_points
+from bourn.solvers.subproblems import Accept, OpenAt, Outcome, Splitting, WeightedRows, over_budget, try_points
 from bourn.solvers.ways import Record, Way, choose, forecast
 
 METHOD = "dual ascent with multipliers for splits"
@@ -74,9 +74,10 @@ class NeuronSplitting(Splitting):
         accept: Accept,
         deadline: Deadline,
         most: float = math.inf,
+        begin: Sequence[OpenAt] = (),
     ) -> Outcome:
         """One tree for all conjunctions; raises ``CannotSplit`` where the network has unstable neurons that are not split."""
-        run = _Run(self, problem, open_, inner, accept, deadline)
+        run = _Run(self, problem, open_, inner, accept, deadline, begin)
         found = run.loop(most)
         outcome = run.tree.outcome(problem, run.done, run.stopped, found)
         return replace(outcome, ways=tuple(r.taken(outcome.left) for r in run.records if r.tried))
@@ -109,6 +110,7 @@ class _Run:
         inner: Mapping[int, Interval],
         accept: Accept,
         deadline: Deadline,
+        begin: Sequence[OpenAt],
     ) -> None:
         self.how, self.problem, self.accept, self.deadline = how, problem, accept, deadline
         program = start(problem.network, problem.box, LineRule.AREA)
@@ -121,22 +123,21 @@ class _Run:
         self.layer = torch.zeros(self.shared.count, dtype=torch.int64, device=problem.network.device)
         for number, own in enumerate(self.shared.place.values()):
             self.layer[own] = number
-        self.tree: Frontier[_Part] = Frontier(open_, (17 + 8 * len(open_)) * max(1, self.shared.count), how.memory, how.worst_first)
+        size = (17 + 8 * len(open_)) * max(1, self.shared.count)
+        self.tree: Frontier[_Part] = Frontier(open_, size, how.memory, how.worst_first, not begin)
+        self.begin = begin or (OpenAt((), dict.fromkeys(open_, -math.inf)),)
         self.points: list[Tensor] = []
         self.records = [Record(way) for way in how.ways]
         self.done, self.stopped = 0, ""
 
     def loop(self, most: float) -> bool:
         """Split until nothing is open or a limit is reached; True if a counterexample was found."""
-        parts = self.shared.root()
-        nothing = dict.fromkeys(self.groups, -math.inf)
-        root = _Part(Path(), dict(nothing), dict(nothing), parts, {})
-        for k, group in self.groups.items():
-            weights = torch.zeros(1, len(self.rows), device=parts.lower.device)
-            weights[0, group] = 1.0 / len(group)
-            root.chosen[k] = self.shared.begin(parts, weights)
-        if self._bound([root], self.how.root):
-            return True
+        first = self._first()
+        for i in range(0, len(first), self.how.batch):
+            if self._bound(first[i : i + self.how.batch], self.how.root, first=True):
+                for part in first[i + self.how.batch :]:
+                    self.tree.add(part)
+                return True
         soft, start = self.deadline.part(self.how.patience), time.monotonic()
         for number in itertools.count():
             if not len(self.tree):
@@ -168,6 +169,30 @@ class _Run:
         if self.tree.stuck:
             self.stopped = "subproblems without an unstable neuron that no bound refutes"
         return False
+
+    def _first(self) -> list[_Part]:
+        """The parts to begin with; of those that are split, inner bounds are tightened as the dearest way does it."""
+        root, numbers = self.shared.root(), self.shared.numbers()
+        parts, after = [], []
+        for own in self.begin:
+            one, neurons = root, [numbers[s.node, s.entry] for s in own.splits]
+            for neuron, split in zip(neurons, own.splits, strict=True):
+                one = one.split(torch.tensor([neuron], device=root.lower.device), 1 if split.part is Part.ABOVE else -1)
+            parts.append(one)
+            after.append(min((int(self.layer[n]) for n in neurons), default=len(self.shared.place)))
+        joined = _joined(parts)
+        if self.how.ways[-1].again.steps:
+            layer = torch.tensor(after, device=self.layer.device)
+            joined = tighten(self.shared, joined, layer, self.how.ways[-1].again, self.deadline.part(0.2))
+        found = []
+        for i, own in enumerate(self.begin):
+            part = _Part(own.path, dict(own.bounds), dict(own.bounds), joined[i : i + 1], {})
+            for k in own.bounds:
+                weights = torch.zeros(1, len(self.rows), device=root.lower.device)
+                weights[0, self.groups[k]] = 1.0 / len(self.groups[k])
+                part.chosen[k] = self.shared.begin(part.parts, weights)
+            found.append(part)
+        return found
 
     def _halves(self, batch: list[_Part], way: Way, deadline: Deadline) -> list[_Part]:
         """Every subproblem of a batch split in two: all the lower halves, then all the upper ones."""
@@ -205,15 +230,17 @@ class _Run:
             worse.append((pair.amin(0) + 0.05 * pair.amax(0)).masked_fill(best[:, i] < 0, -math.inf))
         return neurons.gather(1, torch.stack(worse, 1).argmax(1, keepdim=True))[:, 0]
 
-    def _bound(self, children: list[_Part], climb: Climb) -> bool:
-        """Bound subproblems; close what is refuted, keep the others; True if a counterexample was found."""
+    def _bound(self, children: list[_Part], climb: Climb, first: bool = False) -> bool:
+        """Bound subproblems; close what is refuted, keep the others; True if a counterexample was found.
+
+        Of the ``first`` a bound is stated in any case.
+        """
         self.done += len(children)
         pairs = [(child, k) for child in children for k in child.chosen]
         parts = _joined([child.parts for child, _ in pairs])
         chosen, value, x = climb.run(self.shared, parts, _together([child.chosen[k] for child, k in pairs]), self.deadline)
         bounds = torch.full_like(value, -math.inf, dtype=torch.float64)
-        root = children[0].path.split is None
-        for some in torch.split(torch.nonzero((value > 0) | root)[:, 0], 128):
+        for some in torch.split(torch.nonzero((value > 0) | first)[:, 0], 128):
             if len(some):
                 bounds[some] = self._state(parts[some], chosen[some])
         weights = chosen.weights.to(torch.float64)

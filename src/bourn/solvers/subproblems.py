@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 import torch
@@ -27,6 +27,22 @@ Accept = Callable[[Tensor], bool]
 """Replays an input (*input_shape); whether it is a counterexample as written."""
 
 
+@dataclass(frozen=True)
+class OpenAt:
+    """An open part of the input set: the splits that lead there, and of every conjunction that is open in it a lower bound."""
+
+    splits: tuple[Split, ...]
+    bounds: Mapping[int, float]
+
+    @property
+    def path(self) -> Path:
+        """The splits, to go on from."""
+        path = Path()
+        for split in self.splits:
+            path = path.then(split)
+        return path
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What splitting came to.
@@ -35,6 +51,7 @@ class Outcome:
     the best weighted sum of its rows in each part; valid whenever the run was stopped.  ``subproblems``: how many were bounded;
     ``left``: how many are open; ``stopped``: why it ended with some left.  ``found``: whether a counterexample was accepted.
     ``depth``: the most splits on the way to a part.  ``ways``: how subproblems were split.  ``refused``: why nothing was done.
+    ``parts``: what is open, and ``leaves``: of the conjunctions that are not refuted those so far; with both another run can go on.
     """
 
     refuted: Mapping[int, SplitTree]
@@ -46,6 +63,8 @@ class Outcome:
     depth: int = 0
     ways: tuple[WayTaken, ...] = ()
     refused: str = ""
+    parts: tuple[OpenAt, ...] = ()
+    leaves: Mapping[int, tuple[Leaf, ...]] = field(default_factory=dict)
 
     @property
     def tree(self) -> Tree:
@@ -78,8 +97,11 @@ class Splitting(ABC):
         accept: Accept,
         deadline: Deadline,
         most: float = math.inf,
+        begin: Sequence[OpenAt] = (),
     ) -> Outcome:
         """Decide the conjunctions numbered ``open_`` of a problem that it does not refuse, from implied bounds ``inner``.
+
+        ``begin``: the parts to go on from, none for the whole input set.
 
         Ends out of time, after ``most`` subproblems, or when all is decided.  Raises
         :class:`bourn.program.branches.CannotSplit` where it shows only now that it does not apply.

@@ -37,7 +37,7 @@ from bourn.solvers.dual_ascent import DualAscent
 from bourn.solvers.frontier import Frontier, OpenPart
 from bourn.solvers.neuron_splitting import NeuronSplitting
 from bourn.solvers.simplex import Simplex
-from bourn.solvers.subproblems import Accept, Outcome, Path, Splitting, WeightedRows, best_weights, over_budget, try_points
+from bourn.solvers.subproblems import Accept, OpenAt, Outcome, Path, Splitting, WeightedRows, best_weights, over_budget, try_points
 from bourn.solvers.tightening import widest
 
 METHOD = "dual ascent with multipliers for splits"
@@ -89,8 +89,11 @@ class ValueSplitting(Splitting):
         accept: Accept,
         deadline: Deadline,
         most: float = math.inf,
+        begin: Sequence[OpenAt] = (),
     ) -> Outcome:
-        """One tree for all conjunctions."""
+        """One tree for all conjunctions, of the whole input set."""
+        if begin:
+            raise ValueError("splitting pre-activations begins with the whole input set")
         run = _Run(self, problem, open_, inner, accept, deadline)
         found = run.loop(most)
         return run.tree.outcome(problem, run.done, run.stopped, found)
