@@ -20,6 +20,7 @@ LAYERS = (
     "_version",
     "errors",
     "deadline",
+    "processes",
     "device",
     "rounding",
     "interval",

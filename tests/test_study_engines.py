@@ -18,8 +18,9 @@ import pytest
 
 from bourn.errors import BournError
 from bourn.formats.toml import read_toml
+from bourn.processes import spawning
 from bourn.studies.description import Description
-from bourn.studies.engines import Dask, Done, Engine, InProcess, Processes, _spawning, each
+from bourn.studies.engines import Dask, Done, Engine, InProcess, Processes, each
 from bourn.studies.jobs import Job
 from bourn.studies.running import Study, run
 from bourn.studies.store import Record, Store
@@ -178,7 +179,7 @@ def test_ctrl_c_while_a_worker_starts_is_answered_by_the_parent_alone() -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     reached = []
     try:
-        with pytest.raises(KeyboardInterrupt), _spawning():  # noqa: PT012
+        with pytest.raises(KeyboardInterrupt), spawning():  # noqa: PT012
             os.kill(os.getpid(), signal.SIGINT)
             child = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, check=True)
             reached.append(child.stdout)

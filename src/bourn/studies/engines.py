@@ -7,23 +7,18 @@ Nothing heavy is imported here, so that workers can start while their parent sti
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib import import_module
-from multiprocessing import resource_tracker
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from bourn.errors import BournError, UsageError
+from bourn.processes import end, lost_workers, pool, spawning
 
 if TYPE_CHECKING:
     from bourn.studies.jobs import Found, Job
@@ -80,23 +75,23 @@ class Processes(Engine):
 
     def _begin(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            self._pool = _pool(self.workers)
-            with _spawning():
+            self._pool = pool(self.workers, _begin_worker)
+            with spawning():
                 for _ in range(self.workers):  # each that finds nobody idle starts a process
                     self._pool.submit(int)
         return self._pool
 
     def run(self, jobs: deque[Job], networks: Mapping[str, bytes]) -> Iterator[Done]:
-        pool = self._begin()
+        own = self._begin()
         given: dict[Future[list[Found]], Job] = {}
         # Not concurrent.futures.wait, in which Ctrl-C can leave a lock behind that the pool's own thread then waits for.
         done: SimpleQueue[Future[list[Found]]] = SimpleQueue()
-        with _lost_workers():
+        with lost_workers():
             while jobs or given:
                 while jobs and len(given) < _AHEAD * self.workers:
                     job = jobs.popleft()
-                    with _spawning():
-                        future = pool.submit(_work, job, networks[job.network])
+                    with spawning():
+                        future = own.submit(_work, job, networks[job.network])
                     given[future] = job
                     future.add_done_callback(done.put)
                 future = done.get()
@@ -104,97 +99,20 @@ class Processes(Engine):
 
     def close(self) -> None:
         if self._pool is not None:
-            _end(self._pool)
+            end(self._pool)
         self._pool = None
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # Spawned, for a fork of a process whose libraries have threads can hang.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker)
-
-
-def _end(pool: ProcessPoolExecutor) -> None:
-    """A job may take minutes, and nobody waits for its answer any more."""
-    processes = list((pool._processes or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join()
-
-
-@contextmanager
-def _lost_workers() -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool:
-        raise BournError(
-            "a worker process died, perhaps for want of memory; what was found is kept, and the same command goes on"
-        ) from None
-
-
 def _begin_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as _spawning has seen to, but for Windows
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    import torch
-
     # What jobs need, before there are any.
     from bourn.formats import onnx  # noqa: F401
     from bourn.studies import adversarial_error, minimum_distortion  # noqa: F401
-
-    torch.set_num_threads(1)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for jobs for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _work(job: Job, network: bytes) -> list[Found]:
     from bourn.studies.jobs import work
 
     return work(job, network)
-
-
-@contextmanager
-def _spawning() -> Iterator[None]:
-    """What is started in here has one thread and leaves Ctrl-C to its parent, from its first moment on.
-
-    Ctrl-C while in here is answered at the end: ignored, which processes inherit too, it would be lost.
-    """
-    threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(threads, "1"))
-    try:
-        with _holding_interrupts():
-            yield
-    finally:
-        for name, value in threads.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _holding_interrupts() -> Iterator[None]:
-    """Blocks SIGINT in this thread and all that it starts; one that another thread took waits too."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # its start would unblock the signal
-    held: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        signal.signal(signal.SIGINT, handler)
-        if held:
-            signal.raise_signal(signal.SIGINT)
 
 
 def each(function: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
@@ -207,14 +125,14 @@ def each(function: Callable[[T], R], items: Sequence[T], workers: int) -> Iterat
     if workers == 1:
         yield from map(function, items)
         return
-    pool = _pool(workers)
+    workers_of = pool(workers, _begin_worker)
     try:
-        with _lost_workers():
-            with _spawning():
-                found = pool.map(function, items)
+        with lost_workers():
+            with spawning():
+                found = workers_of.map(function, items)
             yield from found
     finally:
-        _end(pool)
+        end(workers_of)
 
 
 class Dask(Engine):
@@ -233,7 +151,7 @@ class Dask(Engine):
         self._cluster: Any = None
         try:
             if address == "local":
-                with _spawning():
+                with spawning():
                     self._cluster = distributed.LocalCluster(
                         n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50
                     )
