@@ -14,6 +14,7 @@ from bourn.solvers.branch_and_bound import BranchAndBound
 from bourn.solvers.input_splitting import InputSplitting
 from bourn.solvers.methods import Method, method
 from bourn.solvers.neuron_splitting import NeuronSplitting
+from bourn.solvers.side_by_side import SideBySide
 from bourn.solvers.value_splitting import ValueSplitting
 
 
@@ -84,6 +85,24 @@ def within_memory(plan: Plan, memory: float, graph: Graph) -> Plan:
                 return replace(step, how=step.how.within(int(memory / 2)))
 
     return Plan(tuple(fitted(step) for step in plan.steps))
+
+
+def in_processes(plan: Plan, workers: int) -> Plan:
+    """The plan with branch and bound in so many processes, where trees do not end soon and can be dealt out.
+
+    Raises :class:`UsageError` for fewer than one.
+    """
+    if workers < 1:
+        raise UsageError(f"{workers} workers: there must be at least 1")
+    if workers == 1:
+        return plan
+
+    def dealt(step: ProjectedGradient | Bounding | BranchAndBound) -> ProjectedGradient | Bounding | BranchAndBound:
+        if isinstance(step, BranchAndBound) and isinstance(step.how, InputSplitting | NeuronSplitting):
+            return replace(step, how=SideBySide(step.how, workers))
+        return step
+
+    return Plan(tuple(map(dealt, plan.steps)))
 
 
 LEAST_MEMORY = 1e6

@@ -17,7 +17,7 @@ from bourn.device import device as by_device
 from bourn.errors import UsageError
 from bourn.formats.joined import model_for
 from bourn.formats.model import Model
-from bourn.plans import CHEAP_FIRST, Plan, within_memory
+from bourn.plans import CHEAP_FIRST, Plan, in_processes, within_memory
 from bourn.problem.problem import Problem, Question, problems
 from bourn.unknowns import unknown
 
@@ -60,6 +60,7 @@ def verify(
     example: Any = None,
     device: str = "cpu",
     memory: float | None = None,
+    workers: int = 1,
     log: Callable[[Step], None] | None = None,
 ) -> Result:
     """Decide whether ``question`` has a counterexample in ``model``.
@@ -67,9 +68,9 @@ def verify(
     ``model``: see :func:`bourn.load`; a question about several networks has a mapping from their names to ONNX files instead.
     ``question``: a VNN-LIB file's path or a :class:`Question`.  ``timeout``:
     seconds, reading included (None: none).  ``memory``: bytes for what is computed, half of them for trees of splits, the network
-    itself not counted.  ``log`` is called with every step as it ends.  A ``Verified`` holds in real arithmetic for the weights as
-    stored; a ``Falsified`` carries a replayed input; everything else, the timeout included, is ``Unknown`` with its reason.  Sound,
-    not complete.
+    itself not counted.  ``workers``: processes among which trees of splits are dealt out that do not end soon.  ``log`` is called
+    with every step as it ends.  A ``Verified`` holds in real arithmetic for the weights as stored; a ``Falsified`` carries a
+    replayed input; everything else, the timeout included, is ``Unknown`` with its reason.  Sound, not complete.
 
     Raises :class:`bourn.errors.BournError` where model or question cannot be used.
     """
@@ -77,7 +78,9 @@ def verify(
     deadline = timeout if isinstance(timeout, Deadline) else Deadline(timeout)
     asked = _question(question)
     loaded = model_for(model, asked, example)
-    chosen = plan if memory is None else within_memory(plan, memory, loaded.graph)
+    chosen = in_processes(plan, workers)
+    if memory is not None:
+        chosen = within_memory(chosen, memory, loaded.graph)
     place = by_device(device)
     cases = problems(loaded.graph.to(place), asked)
     if not cases:

@@ -65,6 +65,7 @@ class _Asked:
     help="Also write a proof of the verdict that `bourn check` confirms (after the verdict; the time limit does not count).",
 )
 @click.option("--memory", metavar="SIZE", help="For what is computed, such as 500MB or 2GB; splitting ends where it is taken.")
+@click.option("--workers", default=1, show_default=True, help="Processes for branch and bound that does not end soon.")
 @click.option("--explain", "explained", is_flag=True, help="Say on stderr what was done, step by step, and why.")
 @click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu or cuda.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the verdict and the witness only.")
@@ -82,6 +83,7 @@ def command(
     saved: Path | None,
     certificate: Path | None,
     memory: str | None,
+    workers: int,
     explained: bool,
     device: str,
     quiet: bool,
@@ -109,7 +111,7 @@ def command(
         _write(result, "")  # now, not after an hour, and no old verdict stays behind
     try:
         asked = _asked(files, networks, ball, label)
-        limits = _Limits(timeout, began, None if memory is None else in_bytes(memory))
+        limits = _Limits(timeout, began, None if memory is None else in_bytes(memory), workers)
         found, gathered, interrupted = _run(asked, ball, label, limits, wanted, device, quiet)
         _report(found, asked.named is not None, result, folder, quiet)
         if gathered is not None:
@@ -187,11 +189,12 @@ def _asked(files: tuple[str, ...], networks: tuple[str, ...], ball: Ball | None,
 
 @dataclass(frozen=True)
 class _Limits:
-    """Seconds since ``began``, and bytes; None: as many as there are."""
+    """Seconds since ``began``, and bytes, None: as many as there are; and processes."""
 
     timeout: float | None
     began: float
     memory: float | None
+    workers: int
 
 
 def _run(
@@ -223,7 +226,10 @@ def _run(
         _announce(model, query)
     with stoppable() as stop:
         deadline = replace(deadline, stop=stop)
-        found = verify(model, query, timeout=deadline, device=device, memory=limits.memory, log=None if quiet else log)
+        memory, workers = limits.memory, limits.workers
+        found = verify(
+            model, query, timeout=deadline, device=device, memory=memory, workers=workers, log=None if quiet else log
+        )
         gathered = gather(found, wanted, ball, label, deadline)
     return found, gathered, stop.reason == "interrupted"
 

@@ -213,7 +213,7 @@ class _Run:
         bounds = {k: bound for k, bound in zip(self.open, least, strict=True) if bound < math.inf}
         closed = {k: tuple(own) for k, own in zip(self.open, self.leaves, strict=True) if k not in bounds and not found}
         refuted = {} if self.begin else {k: SplitTree(self.problem.conjunctions[k], leaves) for k, leaves in closed.items()}
-        if count and not stopped:
+        if count and not stopped and not found:
             stopped = "parts left that float64 cannot halve"
         parts = tuple(
             OpenAt(path.splits(), {k: bound for k, bound in zip(self.open, own, strict=True) if bound < math.inf})

@@ -146,8 +146,8 @@ class _Growing:
             self.depth = max(self.depth, outcome.depth)
             for k, own_leaves in outcome.leaves.items():
                 self.leaves.setdefault(k, []).extend(own_leaves)
-        reasons = [outcome.stopped for outcome, _ in answers if outcome.parts and outcome.stopped != "out of time"]
-        self.stopped = next((reason for reason in reasons if reason), "")
+        reasons = [outcome.stopped for outcome, _ in answers if outcome.parts and not outcome.found]
+        self.stopped = next((reason for reason in reasons if reason != "out of time"), "")
         return [x for _, x in answers if x is not None]
 
     def outcome(self, begin: Sequence[OpenAt]) -> Outcome:
