@@ -205,6 +205,9 @@ def test_ctrl_c_ends_what_is_done_item_by_item() -> None:
             next(found)
     finally:
         signal.signal(signal.SIGINT, before)
+    end = time.monotonic() + 20  # whose end is noted by the pool's own thread, too
+    while multiprocessing.active_children() and time.monotonic() < end:
+        time.sleep(0.05)
     assert not multiprocessing.active_children()
 
 

@@ -98,7 +98,7 @@ def command(
     The input set is PROP's: boxes or, where it also bounds sums of inputs, as in (<= (+ X_0 X_1) 0.5), polytopes.
 
     \b
-    bourn verify net.onnx property.vnnlib --timeout 60
+    bourn verify net.onnx property.vnnlib --timeout 60 --workers 4
     bourn verify net.onnx --image digits.npz --index 3 --radius 0.03
     bourn verify query.vnnlib --network f=net.onnx --network g=pruned.onnx
     bourn verify net.onnx property.vnnlib --certificate proof.bourn && bourn check proof.bourn net.onnx property.vnnlib
@@ -122,7 +122,6 @@ def command(
             click.echo(f"no counterexample: {found.status}", err=True)
         if explained:
             from bourn.cli.explain import explain
-
             explain(found)
     except BaseException:
         if result is not None:

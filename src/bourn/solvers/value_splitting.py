@@ -91,11 +91,9 @@ class ValueSplitting(Splitting):
         most: float = math.inf,
         begin: Sequence[OpenAt] = (),
     ) -> Outcome:
-        """One tree for all conjunctions, of the whole input set."""
-        if begin:
-            raise ValueError("splitting pre-activations begins with the whole input set")
-        run = _Run(self, problem, open_, inner, accept, deadline)
-        found = run.loop(most)
+        """One tree for all conjunctions, which cannot be dealt out."""
+        assert not begin
+        found = (run := _Run(self, problem, open_, inner, accept, deadline)).loop(most)
         return run.tree.outcome(problem, run.done, run.stopped, found)
 
 
