@@ -201,3 +201,16 @@ def test_written_questions_ask_what_was_asked(tmp_path: Path) -> None:
             assert bool((ours == theirs).all())
         read = read_specification(text.encode(), "the text")
         assert [len(d.rows) for d in read.disjuncts] == [len(c.rows) for c in case.specification.conjunctions]
+
+
+def test_polytopes_made_in_python(tmp_path: Path) -> None:
+    files = Files(tmp_path / "net.onnx", tmp_path / "proof.vnnlib", tmp_path / "proof.bourn")
+    files.network.write_bytes(mlp(3, (6, 6)).SerializeToString())
+    matrix = np.array([[1.0, 1.0, 0.0], [0.3, 0.0, -1.0]])
+    box = bourn.polytope(np.full((1, 3), -0.8), np.full((1, 3), 0.8), matrix, np.array([0.1, -0.2]))
+    asked = bourn.region(box, Specification((Conjunction((bourn.Row.of({0: 1}, constant=1),)),)), 2)
+    result = bourn.verify(files.network, asked, timeout=20.0)
+    assert result.status == "unsat"
+    bourn.write_certificate(result, files.certificate)
+    for arithmetic in ("float", "rational"):
+        assert check(*files.arguments, arithmetic).verdict == "unsat"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bourn.errors import UsageError
+from bourn.formats.vnnlib_writing import half_spaces
 from bourn.problem.balls import Ball
 from bourn.problem.half_spaces import rounded_row
 from bourn.problem.input_set import Box
@@ -41,10 +42,11 @@ class HalfSpaces:
         return program.box.weights(found) * self.scales
 
 
-def stated_set(problem: Problem) -> tuple[Problem, HalfSpaces | None]:
+def stated_set(problem: Problem, made: bool) -> tuple[Problem, HalfSpaces | None]:
     """The problem as it is proved, on the set's sides as written, and its half-spaces if there are any.
 
-    Raises :class:`UsageError` for sets that certificates are not written for yet.
+    ``made``: whether it was made in Python, so that half-spaces are rows of the file that is written and of nothing else.  Raises
+    :class:`UsageError` for sets that certificates are not written for yet.
     """
     box = problem.box
     sides = box.sides if isinstance(box, Polytope) else box
@@ -52,18 +54,23 @@ def stated_set(problem: Problem) -> tuple[Problem, HalfSpaces | None]:
         raise UsageError("no certificate can be written yet for input sets that are unbounded, or a product of others")
     if not isinstance(box, Polytope):
         return problem, None
+    proved = replace(problem, box=replace(box, interval=sides.interval))
+    if made:
+        rows = half_spaces(box)
+        if any(len(row.inputs) < 2 for row in rows):
+            raise UsageError("no certificate can be written yet for half-spaces of fewer than two inputs; the box has ends")
+        return proved, HalfSpaces(rows, torch.ones(len(rows), dtype=torch.float64))
     cut = (row for row in problem.conjunctions[0].rows if not row.outputs and len(row.inputs) > 1)
     reach = sides.interval.magnitude.flatten().tolist()
-    rows, scales = [], []
+    found, scales = [], []
     for row in sorted(set(cut), key=str):
-        made = rounded_row([c for _, c in row.inputs], -row.constant, [reach[i] for i, _ in row.inputs])
-        if made is not None:
-            rows.append(row)
-            scales.append(float(made[0][0] / row.inputs[0][1]))
-    if len(rows) != box.matrix.shape[1] or not all(set(rows) <= set(c.rows) for c in problem.conjunctions):
+        numbers = rounded_row([c for _, c in row.inputs], -row.constant, [reach[i] for i, _ in row.inputs])
+        if numbers is not None:
+            found.append(row)
+            scales.append(float(numbers[0][0] / row.inputs[0][1]))
+    if len(found) != box.matrix.shape[1] or not all(set(found) <= set(c.rows) for c in problem.conjunctions):
         raise UsageError("no certificate can be written yet for half-spaces that are not rows of the question")
-    proved = replace(box, interval=sides.interval)
-    return replace(problem, box=proved), HalfSpaces(tuple(rows), torch.tensor(scales, dtype=torch.float64))
+    return proved, HalfSpaces(tuple(found), torch.tensor(scales, dtype=torch.float64))
 
 
 def stated_weights(

@@ -84,7 +84,7 @@ def write_certificate(
         cases: list[dict[str, Any]] = []
         for number, (problem, refutations) in enumerate(zip(problems(graph, result.question), refuted, strict=True)):
             say = (lambda text, n=number: log(f"case {n}: {text}")) if log is not None else None
-            cases.extend(_cases(file, problem, names, refutations, inner, say, deadline))
+            cases.extend(_cases(file, problem, not result.question.source, names, refutations, inner, say, deadline))
         file.manifest |= {"verdict": "unsat", "cases": cases}
 
 
@@ -188,6 +188,7 @@ def operator_names(graph: Graph, path: Path) -> dict[int, str]:
 def _cases(
     file: CertificateFile,
     problem: Problem,
+    made: bool,
     names: dict[int, str],
     refutations: Sequence[Refutation | SplitTree],
     inner: RowTrees | None,
@@ -195,7 +196,7 @@ def _cases(
     deadline: Deadline,
 ) -> list[dict[str, Any]]:
     """The cases as the manifest has them, their chunks written: what bounds refute, and what trees of one kind of split do."""
-    problem, given = stated_set(problem)
+    problem, given = stated_set(problem, made)
     plain = [r for r in refutations if isinstance(r, Refutation)]
     trees = [r for r in refutations if not isinstance(r, Refutation)]
     if plain:

@@ -30,12 +30,16 @@ def as_vnnlib(question: Question) -> str:
     return "\n".join([*lines, ""])
 
 
+def half_spaces(polytope: Polytope) -> tuple[Row, ...]:
+    """A polytope's half-spaces as exact rows on inputs."""
+    pairs = zip(polytope.matrix[0].flatten(1).tolist(), polytope.limits[0].tolist(), strict=True)
+    return tuple(Row((), tuple((i, Fraction(c)) for i, c in enumerate(row) if c), -Fraction(b), False) for row, b in pairs)
+
+
 def _within(inside: InputSet) -> list[str]:
     """Formulas that say of the inputs where they lie."""
     if isinstance(inside, Polytope):
-        pairs = zip(inside.matrix[0].flatten(1).tolist(), inside.limits[0].tolist(), strict=True)
-        rows = (Row((), tuple((i, Fraction(c)) for i, c in enumerate(row) if c), -Fraction(b), False) for row, b in pairs)
-        return [*_within(inside.sides), *map(_row, rows)]
+        return [*_within(inside.sides), *map(_row, half_spaces(inside))]
     if not isinstance(inside, Box | Ball):
         raise UsageError("an input set that is a product of others is not written as VNN-LIB")
     sides = inside.sides if isinstance(inside, Ball) else inside.interval

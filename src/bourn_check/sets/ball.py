@@ -58,11 +58,12 @@ class Ball(Box):
             if self.norm == 2:
                 outside = np.square(np.clip(-np.exp(middle) * radius * unit, low, high)).sum(1, keepdims=True) > radius**2
             else:  # entries above the cut move as far as they can: a low cut moves too many
-                moved = np.where(np.abs(unit) > np.exp(-middle), np.abs(np.where(unit > 0, low, high)), 0.0)
-                outside = moved.sum(1, keepdims=True) > radius
+                moved = np.where(np.abs(unit) > np.exp(-middle), np.where(unit > 0, low, high), np.clip(0.0, low, high))
+                outside = np.abs(moved).sum(1, keepdims=True) > radius
             least, most = np.where(outside, least, middle), np.where(outside, middle, most)
-        if self.norm == 1:
-            return np.asarray(np.clip(row, -np.exp(-least) * size, np.exp(-least) * size))
+        if self.norm == 1:  # what is held away from the center pays the whole cut, towards it
+            cut = np.exp(-least) * size
+            return np.asarray(np.minimum(np.maximum(row, np.where(high < 0, cut, -cut)), np.where(low > 0, -cut, cut)))
         return np.asarray(np.clip(-np.exp(least) * radius * unit, low, high) / (np.exp(least) * radius) * -size)
 
     def contains(self, x: Sequence[Fraction]) -> bool:
