@@ -27,7 +27,7 @@ from bourn.problem.input_set import Box
 from bourn.problem.problem import Objectives, Problem
 from bourn.problem.specification import Conjunction, Row, Specification
 from bourn.program.branches import CannotSplit
-from bourn.solvers.adjustments import suited
+from bourn.solvers.adjustments import suited, with_leaves
 from bourn.solvers.bracket import InnerProgram, ceilings
 from bourn.solvers.methods import ASCENT, BARRIER, MILP, method
 from bourn.solvers.milp import Searching
@@ -197,7 +197,7 @@ def _by_search(batch: _Batch) -> list[dict[str, Any]]:
 def _by_splitting(batch: _Batch) -> list[dict[str, Any]]:
     """Certified where every margin is refuted, attacked where one is at most 0 at a point that was met; else open.
 
-    After a short attack, on LP-ALL's pre-activation bounds by ascent.
+    After a short attack, on LP-ALL's pre-activation bounds by ascent; where a tree would be large, on bounds by trees of their own.
     """
     return [_split(batch, slice(i, i + 1), outer) for i, outer in enumerate(batch.outer)]
 
@@ -217,7 +217,11 @@ def _split(batch: _Batch, one: slice, outer: _Bounds) -> dict[str, Any]:
         if not _BEFORE_SPLITTING.run(problem, accept, deadline)[0]:
             inner = outer or method(ASCENT).prepare(graph, problem.box, deadline=deadline).bounds
             with suppress(CannotSplit):
-                left = NeuronSplitting().run(problem, list(left), inner, accept, deadline).bounds
+                found = NeuronSplitting(patience=_PATIENCE).run(problem, list(left), inner, accept, deadline)
+                left = found.bounds
+                if left and not found.found and deadline.left > 0:
+                    inner = _INNER.prepare(graph, problem.box, begin=inner, deadline=deadline.part(0.5)).bounds
+                    left = NeuronSplitting().run(problem, list(left), inner, accept, deadline).bounds
     outcome = "attacked" if min(met) <= 0 else None if left else "certified"
     return {"outcome": outcome, "bound": finite(min(left.values(), default=math.inf)), "attained": finite(min(met))}
 
@@ -256,6 +260,9 @@ _STAGES: dict[str, Callable[[_Batch], list[dict[str, Any]]]] = {
 _ONE_BY_ONE = (_POINTS, BARRIER, *_EXACT, _CEILING)
 
 _BEFORE_SPLITTING = ProjectedGradient(steps=20, restarts=3)
+_PATIENCE = 0.05
+"""After this share of an image's time a tree goes on without better inner bounds only if it is forecast to end soon."""
+_INNER = with_leaves(method("split-all"), 16)
 
 _SIZES = {_PREDICTION: 0, ATTACK: 0, _POINTS: 0, _CEILING: 0, SPLITTING: 1}
 """Stages that take any number of images: as many as the round they are in."""
