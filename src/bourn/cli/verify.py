@@ -121,8 +121,7 @@ def command(
         elif wanted:
             click.echo(f"no counterexample: {found.status}", err=True)
         if explained:
-            from bourn.cli.explain import explain
-            explain(found)
+            _explain(found)
     except BaseException:
         if result is not None:
             _write(result, "error\n")
@@ -130,6 +129,12 @@ def command(
     if certificate is not None and not interrupted:
         interrupted = not _certify(found, certificate, quiet)
     return INTERRUPTED if interrupted else 0
+
+
+def _explain(found: Result) -> None:
+    from bourn.cli.explain import explain
+
+    explain(found)
 
 
 def _check_certificate(path: Path) -> None:

@@ -74,7 +74,8 @@ class _Condensed(BoundedBoxes):
     def __init__(self, graph: Graph, box: Box, known: Mapping[int, Interval], rows: WeightedRows) -> None:
         self.program, self.objectives = Condensed(graph, box, known), rows.objectives
         self.rows = output_rows(graph, rows.objectives)
-        self.carried = self.program.carry(self.program.rows(self.rows, self.objectives.constant))
+        every = self.program.rows(self.rows, self.objectives.constant)
+        self.on, self.carried = every.on, self.program.carry(every)
         self.bounds, self.on_input = self.carried.bounds, self.carried.on_input
         self._note(graph, self.program.bounds, box)
 
@@ -84,8 +85,7 @@ class _Condensed(BoundedBoxes):
 
     def climbed(self, weights: Tensor, group: Sequence[int], which: Tensor) -> tuple[Tensor, Tensor]:
         own, index = self.program, torch.tensor(group, device=weights.device)
-        rows = own.rows(self.rows, self.objectives.constant)
-        slopes, found = self.climb.run(own, rows.on[which][:, index], weights[:, index], which)
+        slopes, found = self.climb.run(own, self.on[which][:, index], weights[:, index], which)
         weights = torch.zeros_like(weights).index_copy(1, index, found)
         every = self.bounds.new_zeros(self.bounds.shape).index_copy(0, which, weights)
         below = {v: own.symbols[v].below.index_copy(0, which, slope) for v, slope in slopes.items()}

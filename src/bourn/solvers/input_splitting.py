@@ -265,7 +265,8 @@ class _Run:
         """Bounds (B, K) of the conjunctions, inf where refuted, and the weights (B, M) of all rows behind each."""
         found, weights = parts.bounds.clone(), []
         for number, group in enumerate(self.groups):
-            bound, row = boxes.bounds[:, group].max(1)
+            # One that overflowed is none: neither a maximum nor a comparison may take it for a bound.
+            bound, row = boxes.bounds[:, group].nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf).max(1)
             own = torch.zeros_like(boxes.bounds)
             own.scatter_(1, torch.tensor(group, device=row.device)[row][:, None], 1.0)
             open_ = (found[:, number] < math.inf) & ~(bound > 0)
