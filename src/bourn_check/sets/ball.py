@@ -35,7 +35,7 @@ class Ball(Box):
 
     def least(self, row: Values, at: Index, ends: Sequence[Floats], arithmetic: Arithmetic) -> Values:
         center, r = [self.center[i] for i in at.tolist()], arithmetic.numbers([self.radius])
-        paid = self._paid(row.about(), *(end - np.array([float(c) for c in center]) for end in ends))
+        paid = self._paid(np.nan_to_num(row.about()), *(end - np.array([float(c) for c in center]) for end in ends))
         s = arithmetic.exact(paid)
         total = super().least(row + -s, at, ends, arithmetic) + (s * arithmetic.numbers(center)).total()
         size = np.abs(paid).max(1, initial=0.0)
